@@ -1,0 +1,36 @@
+"""Language models: configuration, one decoder, Hugging Face load and save, tokenizer, sharding rules."""
+
+from __future__ import annotations
+
+from selfplay.models.config import ModelConfig
+from selfplay.models.decoder import (
+    Cache,
+    Params,
+    decode_step,
+    extend,
+    forward,
+    init_params,
+    last_hidden,
+    logits,
+    prefill,
+)
+from selfplay.models.hf import Model, load, save
+from selfplay.models.tokenizer import Tokenizer, printable_ascii
+
+__all__ = [
+    "Cache",
+    "Model",
+    "ModelConfig",
+    "Params",
+    "Tokenizer",
+    "decode_step",
+    "extend",
+    "forward",
+    "init_params",
+    "last_hidden",
+    "load",
+    "logits",
+    "prefill",
+    "printable_ascii",
+    "save",
+]

@@ -1,0 +1,304 @@
+"""One decoder for the Llama, Qwen 2 and Qwen 3 families, and the functions that everything else calls.
+
+Letters: B rows, T tokens, P prompt tokens, S cache slots, V vocabulary, D width, N query heads,
+K key and value heads, G = N / K query heads a key head serves, H head width.
+
+Parameters are a plain nested dict of arrays and always an argument, so that one compiled program serves every
+version of the weights. The cache has one slot a position: the token at position p of a row lives in slot p,
+whatever wrote it. What padding leaves in later slots is never seen, because a token sees only slots up to its
+own position, and the token that belongs there overwrites it first.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from selfplay.models.config import ModelConfig, RopeScaling
+
+Params: TypeAlias = dict[str, Any]
+"""Nested dict of arrays; names as in `sharding.PARAMETER_SPECS`."""
+
+LayerCache: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
+"""Rotated keys, and values, of one layer; heads before slots, so that a decode step is a plain batched product."""
+
+Cache: TypeAlias = list[LayerCache]
+
+
+class Place(NamedTuple):
+    """Where the tokens of a call stand and what they see; the same for every layer."""
+
+    positions: Int[Array, "B T"]
+    mask: Bool[Array, "B T S"]
+    cos: Float[Array, "B T H/2"]
+    sin: Float[Array, "B T H/2"]
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * weight over the last axis, computed in float32. Source: arXiv:1910.07467."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        self.weight = nnx.Param(jnp.ones(width))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return self.weight[...] * normed.astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """x @ kernel (+ bias); kernel is [in, out]."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + self.bias[...]
+
+
+class Attention(nnx.Module):
+    """Causal attention with shared key and value heads (GQA, arXiv:2305.13245) and rotary positions."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        width, wide = config.hidden_size, config.heads * config.head_dim
+        narrow, bias = config.kv_heads * config.head_dim, config.qkv_bias
+        self.config = config
+        self.q = Linear(width, wide, bias=bias, std=INIT_STD, rngs=rngs)
+        self.k = Linear(width, narrow, bias=bias, std=INIT_STD, rngs=rngs)
+        self.v = Linear(width, narrow, bias=bias, std=INIT_STD, rngs=rngs)
+        self.o = Linear(wide, width, bias=config.output_bias, std=_residual_std(config), rngs=rngs)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        place: Place,
+        cache: LayerCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        """Attend to this call's own tokens, or, given a cache, write them into it and attend to all of it."""
+        c = self.config
+        q = self.q(x).reshape(*x.shape[:2], c.heads, c.head_dim)  # [B T N H]
+        k = self.k(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)  # [B T K H]
+        v = self.v(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, place), rotate(k, place)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
+        if cache is not None:
+            k, v = write(cache[0], k, place.positions), write(cache[1], v, place.positions)
+        y = attend(q, k, v, place.mask)
+        return self.o(y.reshape(*x.shape[:2], -1)), (k, v)
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x)): SwiGLU, arXiv:2002.05202."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate = Linear(width, inner, bias=False, std=INIT_STD, rngs=rngs)
+        self.up = Linear(width, inner, bias=False, std=INIT_STD, rngs=rngs)
+        self.down = Linear(inner, width, bias=False, std=_residual_std(config), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Attention, then the MLP, each on a normed copy of the residual stream."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.attn_norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.attn = Attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        place: Place,
+        cache: LayerCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+        attended, cache = self.attn(self.attn_norm(x), place, cache)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+class Decoder(nnx.Module):
+    """Embedding, blocks, final norm, and the output matrix (the embedding itself when tied)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        shape = (config.vocab_size, config.hidden_size)
+        self.config = config
+        self.embed = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape))
+        self.layers = nnx.Dict({str(i): Block(config, rngs) for i in range(config.layers)})
+        self.norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.head = None if config.tie_embeddings else nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape))
+
+    def __call__(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        place = Place(positions, mask, *rope(positions, self.config))
+        x = jnp.take(self.embed[...], ids, axis=0)  # [B T D]
+        written: Cache = []
+        for i, block in enumerate(self.layers.values()):
+            x, layer = block(x, place, None if cache is None else cache[i])
+            written.append(layer)
+        return self.norm(x), written
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        matrix = self.embed[...] if self.head is None else self.head[...]
+        return jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+
+
+INIT_STD = 0.02
+
+
+def _residual_std(config: ModelConfig) -> float:
+    """Projections onto the residual stream start smaller, as 2 x layers of them add up. Source: GPT-2."""
+    return float(INIT_STD / (2 * config.layers) ** 0.5)
+
+
+def rope(positions: Int[Array, "B T"], config: ModelConfig) -> tuple[Float[Array, "B T H/2"], Float[Array, "B T H/2"]]:
+    """Cosine and sine of position x theta^(-2i/H), i < H/2. Source: RoPE, arXiv:2104.09864."""
+    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    frequency = 1.0 / config.rope_theta**half
+    if config.rope_scaling is not None:
+        frequency = _stretch(frequency, config.rope_scaling)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _stretch(frequency: Float[Array, " h"], scaling: RopeScaling) -> Float[Array, " h"]:
+    """Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between blended."""
+    turns = scaling.original_max_positions * frequency / (2 * jnp.pi)
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = jnp.clip(keep, 0.0, 1.0)
+    return keep * frequency + (1 - keep) * frequency / scaling.factor
+
+
+def rotate(x: Float[Array, "B T N H"], place: Place) -> Float[Array, "B T N H"]:
+    """Rotate the pairs (x_i, x_{i + H/2}) of every head: the half-split convention of Hugging Face checkpoints."""
+    cos, sin = (r[:, :, None, :].astype(x.dtype) for r in (place.cos, place.sin))
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attend(
+    q: Float[Array, "B T N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Bool[Array, "B T S"]
+) -> Float[Array, "B T N H"]:
+    """softmax(q k^T / sqrt(H)) v over the slots where mask is True; the softmax is in float32."""
+    b, t, n, h = q.shape
+    grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32) * h**-0.5
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
+
+
+def write(
+    slots: Float[Array, "B K S H"], new: Float[Array, "B K T H"], positions: Int[Array, "B T"]
+) -> Float[Array, "B K S H"]:
+    """Put each row's new keys or values into the slots of their positions; positions past the end are dropped."""
+    rows, heads = jnp.arange(new.shape[0])[:, None, None], jnp.arange(new.shape[1])[None, :, None]
+    return slots.at[rows, heads, positions[:, None]].set(new, mode="drop", unique_indices=True)
+
+
+@lru_cache
+def graph(config: ModelConfig) -> Any:
+    """The decoder's structure without its arrays: `nnx.merge(graph(config), params)` is the module."""
+    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))
+
+
+@lru_cache
+def abstract_params(config: ModelConfig) -> Params:
+    """Shapes of all parameters (float32), in the tree that `init_params` fills."""
+    return dict(nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0))))))
+
+
+def init_params(config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """Fresh parameters: normal with std 0.02 (smaller onto the residual stream), norms 1, biases 0."""
+    pure = nnx.to_pure_dict(nnx.state(Decoder(config, nnx.Rngs(params=key))))
+    return dict(jax.tree.map(lambda x: x.astype(dtype), pure))
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    ids: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
+
+    Segment 0 is padding: it sees only padding, and what comes out there means nothing.
+    """
+    length = ids.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    mask = causal & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    return _decoder(config, params)(ids, positions, mask)[0]
+
+
+def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """Unnormalised log-probabilities of the next token, float32."""
+    return _decoder(config, params).logits(hidden)
+
+
+def prefill(
+    config: ModelConfig, params: Params, ids: Int[Array, "B P"], lengths: Int[Array, " B"], *, slots: int
+) -> tuple[Float[Array, "B D"], Cache]:
+    """Read right-padded prompts into a new cache of `slots` >= P; returns the hidden state of each last token."""
+    rows, width = ids.shape
+    positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
+    mask = jnp.tril(jnp.ones((1, width, width), bool))
+    hidden, written = _decoder(config, params)(ids, positions, mask)
+    room = ((0, 0), (0, 0), (0, slots - width), (0, 0))
+    return last_hidden(hidden, lengths), [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in written]
+
+
+def extend(
+    config: ModelConfig,
+    params: Params,
+    ids: Int[Array, "B T"],
+    start: Int[Array, " B"],
+    cache: Cache,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """Append T tokens a row from position `start` on; they see the row's cache and one another, causally.
+
+    Right-padded tokens are harmless: the slots that they touch are written again before anything sees them.
+    """
+    positions = start[:, None] + jnp.arange(ids.shape[1])  # [B T]
+    slots = cache[0][0].shape[2]
+    mask = jnp.arange(slots) <= positions[:, :, None]  # [B T S]
+    return _decoder(config, params)(ids, positions, mask, cache)
+
+
+def decode_step(
+    config: ModelConfig, params: Params, token: Int[Array, " B"], position: Int[Array, " B"], cache: Cache
+) -> tuple[Float[Array, "B D"], Cache]:
+    """One token a row at its own position: hidden states that predict the next one, and the cache with it written."""
+    hidden, cache = extend(config, params, token[:, None], position, cache)
+    return hidden[:, 0], cache
+
+
+def last_hidden(hidden: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """The hidden state of each row's last real token (of token 0 where a row is empty)."""
+    last = jnp.maximum(lengths - 1, 0)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def _decoder(config: ModelConfig, params: Params) -> Decoder:
+    module: Decoder = nnx.merge(graph(config), params)
+    return module

@@ -1,0 +1,158 @@
+"""A thin view of a Hugging Face tokenizer.json, and the character tokenizer of the embedded model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from selfplay.errors import UserError
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""What belongs to a tokenizer in a Hugging Face folder; only the first is required."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to token ids and back.
+
+    `files` holds the folder's own bytes, so that saving a model copies its tokenizer unchanged.
+    """
+
+    backend: tokenizers.Tokenizer
+    eos_id: int
+    pad_id: int
+    bos_id: int | None
+    """Put in front of every prompt; None = the model does not use one."""
+    chat_template: str | None
+    files: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; a model's vocabulary may be padded beyond it."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character."""
+        clean = text.encode("utf-8", "replace").decode("utf-8") if _has_surrogate(text) else text
+        return np.asarray(self.backend.encode(clean, add_special_tokens=False).ids, np.int32)
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Ids [n] int32 of a text that begins a context: with the beginning-of-sequence token where there is one."""
+        ids = self.encode(text)
+        if self.bos_id is None or (ids.size and ids[0] == self.bos_id):
+            return ids
+        return np.concatenate([np.asarray([self.bos_id], np.int32), ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids, special tokens left out."""
+        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files as they were read or built."""
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder.
+
+    Raises:
+      UserError: tokenizer.json is missing or damaged, or names no end-of-sequence token.
+    """
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    return from_files(files, source=folder)
+
+
+def from_files(files: Mapping[str, bytes], *, source: Path | str = "tokenizer") -> Tokenizer:
+    """A Tokenizer from the bytes of its files, by name."""
+    if "tokenizer.json" not in files:
+        raise UserError(f"{Path(source) / 'tokenizer.json'}: no such file")
+    try:
+        backend = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode("utf-8"))
+    except Exception as error:  # noqa: BLE001  the Rust library raises plain Exception
+        raise UserError(f"{Path(source) / 'tokenizer.json'}: damaged ({error})") from error
+    try:
+        config: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
+    except ValueError as error:
+        raise UserError(f"{Path(source) / 'tokenizer_config.json'}: not readable as JSON ({error})") from error
+    eos = _special(backend, config, "eos_token")
+    if eos is None:
+        raise UserError(f"{source}: the tokenizer names no eos_token that is in its vocabulary")
+    pad = _special(backend, config, "pad_token")
+    template = config.get("chat_template")
+    if "chat_template.jinja" in files:
+        template = files["chat_template.jinja"].decode("utf-8")
+    return Tokenizer(
+        backend=backend,
+        eos_id=eos,
+        pad_id=eos if pad is None else pad,
+        bos_id=_prompt_bos(backend, config),
+        chat_template=template if isinstance(template, str) else None,
+        files=dict(files),
+    )
+
+
+def printable_ascii(*, vocab_size: int = 128, model_max_length: int = 512) -> Tokenizer:
+    """One token a character: <pad> <bos> <eos> <unk>, newline, and the 95 printable ASCII characters.
+
+    Any other character becomes <unk>, so encoding is total. Ids beyond the 100 tokens stay unused.
+    """
+    characters = ["\n", *(chr(c) for c in range(32, 127))]
+    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    vocab = {token: i for i, token in enumerate([*special, *characters])}
+    if len(vocab) > vocab_size:
+        raise ValueError(f"printable_ascii needs vocab_size >= {len(vocab)}, got {vocab_size}")
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    every_character = tokenizers.Regex(r"[\s\S]")
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(every_character, behavior="isolated")
+    backend.decoder = tokenizers.decoders.Fuse()
+    backend.add_special_tokens(special)
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B:1", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<bos>",
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<eos>",
+        "model_max_length": model_max_length,
+        "pad_token": "<pad>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": "<unk>",
+    }
+    text = json.dumps(json.loads(backend.to_str()), indent=1, ensure_ascii=True, sort_keys=True)
+    return from_files(
+        {
+            "tokenizer.json": (text + "\n").encode(),
+            "tokenizer_config.json": (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
+        },
+        source="printable_ascii",
+    )
+
+
+def _special(backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str) -> int | None:
+    """Id of a special token that tokenizer_config.json names, as text or as {"content": text}."""
+    value = config.get(name)
+    token = value.get("content") if isinstance(value, dict) else value
+    found = backend.token_to_id(token) if isinstance(token, str) else None
+    return None if found is None else int(found)
+
+
+def _prompt_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> int | None:
+    """The bos token, when the post-processor or `add_bos_token` puts it in front of a text."""
+    bos = _special(backend, config, "bos_token")
+    if bos is None or config.get("add_bos_token") is False:
+        return None
+    starts = backend.encode("a", add_special_tokens=True).ids[:1] == [bos]
+    return bos if starts or config.get("add_bos_token") is True else None
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)

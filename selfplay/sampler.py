@@ -1,0 +1,431 @@
+"""Drawing completions from a policy: the `Sampler` protocol, and the one that runs on this process's own devices.
+
+What comes out of a call is a function of its arguments alone: shapes follow from the number of rows, the longest
+prompt and the token limit by fixed rules, each row's noise comes from its own key and position, and rows are
+compacted by what the call itself has drawn. Letters: P prompts, R rows, T tokens, S cache slots, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from selfplay.models import decoder
+from selfplay.models.config import ModelConfig
+from selfplay.models.decoder import Cache, Params
+from selfplay.models.tokenizer import Tokenizer
+from selfplay.records import Finish, PolicyRef, SamplingSpec
+
+TOKEN_BUCKET = 16
+"""Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
+
+ROW_BUCKET = 8
+"""Row counts are rounded up to multiples of this."""
+
+SEGMENT = 8
+"""Tokens decoded between two looks at which rows are finished."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy wrote in one row."""
+
+    ids: np.ndarray
+    """[n] int32: the drawn tokens, the end-of-sequence token included when it was drawn."""
+    logprobs: np.ndarray
+    """[n] float32, nats, of the distribution drawn from: after temperature, top-k and top-p."""
+    finish: Finish
+    """`abandoned` = a hole: nothing was asked of this row."""
+
+
+class Context(Protocol):
+    """What rows have read and written so far, ready to be continued; a value, so it may be continued twice."""
+
+    @property
+    def ids(self) -> tuple[np.ndarray, ...]:
+        """Per row, every token of the context: [n] int32."""
+        ...
+
+
+class Sampler(Protocol):
+    """Where completions come from. tests/sampler_contract.py says what an implementation must satisfy."""
+
+    def load(self, ref: PolicyRef, params: Params) -> None:
+        """Make a version of a policy usable; several may be live."""
+        ...
+
+    def drop(self, ref: PolicyRef) -> None:
+        """Forget a version."""
+        ...
+
+    def start(
+        self,
+        ref: PolicyRef,
+        prompts: Sequence[np.ndarray | None],
+        keys: np.ndarray,
+        spec: SamplingSpec,
+        *,
+        attempts: int = 1,
+    ) -> tuple[list[Completion], Context]:
+        """Read each prompt once and draw `attempts` completions of it.
+
+        Args:
+          prompts: [P] token ids; None is a hole: its rows stay, empty.
+          keys: [P * attempts, 2] uint32, one a row; row = prompt * attempts + attempt.
+        """
+        ...
+
+    def extend(
+        self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
+    ) -> tuple[list[Completion], Context]:
+        """Append tokens to every row of a context and draw on; a None row sits out and keeps its context."""
+        ...
+
+
+class Rows(NamedTuple):
+    """Rows that decode side by side; every field's leading axis is the row."""
+
+    hidden: Float[Array, "R D"]
+    """Predicts the next token."""
+    position: Int[Array, " R"]
+    """Of the next token."""
+    uniforms: Float[Array, "R T"]
+    """The noise of every token of the call."""
+    cache: Cache
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """A context of `LocalSampler`."""
+
+    ref: PolicyRef
+    ids: tuple[np.ndarray, ...]
+    pieces: tuple[tuple[Cache, np.ndarray], ...]
+    """Caches and the row that each of their rows is; a row counts where it occurs last."""
+
+
+class LocalSampler:
+    """Samples on this process's devices: one prefill, then compiled segments of decoding over the live rows."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
+        self._params: dict[PolicyRef, Params] = {}
+
+    def load(self, ref: PolicyRef, params: Params) -> None:
+        """Keep a version of the weights; they are arguments of the compiled programs, so nothing is recompiled."""
+        self._params[ref] = jax.tree.map(jnp.asarray, params)
+
+    def drop(self, ref: PolicyRef) -> None:
+        """Forget a version."""
+        self._of(ref)
+        del self._params[ref]
+
+    def start(
+        self,
+        ref: PolicyRef,
+        prompts: Sequence[np.ndarray | None],
+        keys: np.ndarray,
+        spec: SamplingSpec,
+        *,
+        attempts: int = 1,
+    ) -> tuple[list[Completion], Context]:
+        """Prefill each prompt once, repeat its cache rows `attempts` times, and decode."""
+        texts = [_NOTHING if p is None else np.asarray(p, np.int32) for p in prompts]
+        asked = np.array([p is not None for p in prompts]).repeat(attempts)
+        if any(p is not None and not len(p) for p in prompts):
+            raise ValueError("a prompt must hold at least one token; None is a hole")
+        rows = self._check(len(texts) * attempts, keys, spec)
+        width = self._width(texts, spec)
+        ids, lengths = _pad(texts, _up(len(texts), ROW_BUCKET), width)
+        hidden, cache = _prefill(self.config, self._of(ref), ids, lengths, slots=width + _up(spec.max_new_tokens))
+        of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
+        position = lengths[of_row]
+        uniforms = _uniforms(_pad_rows(keys, rows), position, length=_up(spec.max_new_tokens))
+        hidden, cache = _take((hidden, cache), of_row)
+        contexts = [text for text in texts for _ in range(attempts)]
+        return self._decode(ref, contexts, asked, Rows(hidden, jnp.asarray(position), uniforms, cache), spec)
+
+    def extend(
+        self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
+    ) -> tuple[list[Completion], Context]:
+        """Read the appended tokens into the cached rows and decode on.
+
+        Each row's last token is read again before them, so that a row can also go on with nothing appended.
+        """
+        if not isinstance(context, LocalContext):
+            raise TypeError(f"LocalSampler continues its own contexts, got {type(context).__name__}")
+        if len(appended) != len(context.ids):
+            raise ValueError(f"extend needs one entry a row: {len(context.ids)} rows, got {len(appended)}")
+        rows = self._check(len(appended), keys, spec)
+        new = [_NOTHING if a is None else np.asarray(a, np.int32) for a in appended]
+        contexts = [np.concatenate(pair) for pair in zip(context.ids, new, strict=True)]
+        asked = np.array([a is not None and c.size > 0 for a, c in zip(appended, contexts, strict=True)])
+        slots = self._width(contexts, spec) + _up(spec.max_new_tokens)
+        read, count = _pad([c[-1 - n.size :] for c, n in zip(contexts, new, strict=True)], rows)
+        _, position = _pad(contexts, rows)
+        params, cache = self._of(context.ref), _merge(context.pieces, slots)
+        hidden, cache = _append(self.config, params, read, count, np.maximum(position - count, 0), cache)
+        uniforms = _uniforms(_pad_rows(keys, rows), position, length=_up(spec.max_new_tokens))
+        return self._decode(context.ref, contexts, asked, Rows(hidden, jnp.asarray(position), uniforms, cache), spec)
+
+    def _decode(
+        self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
+    ) -> tuple[list[Completion], LocalContext]:
+        """Segments of decoding; between two, stopped rows are noticed and the live ones move into a smaller bucket."""
+        written = _Written(len(asked), spec, self.tokenizer, self.eos_ids)
+        home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
+        alive = np.resize(asked, len(home)) & (home < len(asked))
+        pieces = []
+        for offset in range(0, spec.max_new_tokens, SEGMENT):
+            if not alive.any():
+                break
+            steps = min(SEGMENT, spec.max_new_tokens - offset)
+            state, drawn = _segment(
+                self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, offset, steps,
+                np.float32(spec.temperature),
+            )  # fmt: skip
+            tokens, logprobs, still = jax.device_get(drawn)
+            alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps], offset)
+            room = min(b for b in _row_buckets(len(asked)) if b >= alive.sum())
+            if alive.any() and room < len(home):
+                pieces.append((state.cache, home))
+                keep = np.resize(np.flatnonzero(alive), room)
+                alive = np.arange(room) < alive.sum()
+                state, home = _take(state, keep), np.where(alive, home[keep], len(asked))
+        completions = written.completions(asked)
+        ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
+        return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
+
+    def _of(self, ref: PolicyRef) -> Params:
+        if ref not in self._params:
+            live = ", ".join(f"{r.policy}@{r.version}" for r in self._params) or "none"
+            raise ValueError(f"policy {ref.policy}@{ref.version} is not loaded (loaded: {live})")
+        return self._params[ref]
+
+    def _check(self, rows: int, keys: np.ndarray, spec: SamplingSpec) -> int:
+        """The padded number of rows of a call."""
+        if keys.shape != (rows, 2) or not rows:
+            raise ValueError(f"keys must be [{rows}, 2], one a row, got {list(keys.shape)}")
+        if spec.max_new_tokens < 1 or spec.temperature < 0 or spec.top_k < 0 or not 0 < spec.top_p <= 1:
+            raise ValueError(f"sampling out of range: {spec}")
+        return _up(rows, ROW_BUCKET)
+
+    def _width(self, contexts: Sequence[np.ndarray], spec: SamplingSpec) -> int:
+        """The bucket of the longest context, which must leave room for the new tokens."""
+        longest = max(c.size for c in contexts)
+        if longest + spec.max_new_tokens > self.config.max_positions:
+            raise ValueError(
+                f"{longest} context tokens + {spec.max_new_tokens} new ones exceed the model's"
+                f" {self.config.max_positions} positions"
+            )
+        return _up(max(longest, 1))
+
+
+class _Written:
+    """What each row of a call has drawn so far, on the host."""
+
+    def __init__(self, rows: int, spec: SamplingSpec, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> None:
+        self.tokens = np.zeros((rows, spec.max_new_tokens), np.int32)
+        self.logprobs = np.zeros((rows, spec.max_new_tokens), np.float32)
+        self.count = np.zeros(rows, np.int64)
+        self.stopped = np.zeros(rows, bool)
+        self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
+
+    def add(
+        self, home: np.ndarray, alive: np.ndarray, still: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, at: int
+    ) -> np.ndarray:
+        """Take in a segment [R, steps] of rows `home` from token `at` on; returns which rows go on, [R] bool."""
+        steps = tokens.shape[1]
+        rows = home[alive]
+        self.tokens[rows, at : at + steps] = tokens[alive]
+        self.logprobs[rows, at : at + steps] = logprobs[alive]
+        ended = np.isin(tokens[alive], self.eos_ids)
+        self.count[rows] = at + np.where(ended.any(1), ended.argmax(1) + 1, steps)
+        going: np.ndarray = alive & still
+        if self.spec.stop:
+            for row in rows:
+                self._stop(row, at)
+            going[alive] &= ~self.stopped[rows]
+        return going
+
+    def completions(self, asked: np.ndarray) -> list[Completion]:
+        """One a row, in row order."""
+        done = []
+        for row, n in enumerate(self.count):
+            ids = self.tokens[row, :n].copy()
+            finish: Finish = "length"
+            if not asked[row]:
+                finish = "abandoned"
+            elif self.stopped[row]:
+                finish = "stop"
+            elif n and ids[-1] in self.eos_ids:
+                finish = "eos"
+            done.append(Completion(ids, self.logprobs[row, :n].copy(), finish))
+        return done
+
+    def _stop(self, row: int, at: int) -> None:
+        """Cut a row right after the first token with which its text holds a stop text."""
+        ids = self.tokens[row, : self.count[row]]
+        if not self._holds_stop(ids):
+            return
+        n = at + 1
+        while not self._holds_stop(ids[:n]):
+            n += 1
+        self.count[row], self.stopped[row] = n, True
+
+    def _holds_stop(self, ids: np.ndarray) -> bool:
+        text = self.tokenizer.decode(ids)
+        return any(stop in text for stop in self.spec.stop)
+
+
+def draw(
+    logits: Float[Array, "R V"],
+    uniform: Float[Array, " R"],
+    temperature: float | Float[Array, ""],
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """One token a row by inverse CDF, and its log-probability in nats under the distribution drawn from.
+
+    token = the first i with sum_{j <= i} p_j > u, where p = softmax(logits / temperature) restricted to the top_k
+    likeliest tokens and then to the fewest of them that hold top_p of the mass. Temperature 0 is the likeliest token.
+    One uniform a row and token is an exact draw (to the 2^-23 grain of u) at a fraction of Gumbel noise's cost.
+    """
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
+    order = None
+    if top_k or top_p < 1.0:
+        scaled, order = jax.lax.top_k(scaled, min(top_k, logits.shape[-1]) or logits.shape[-1])  # descending
+    if top_p < 1.0:
+        before = jnp.cumsum(jax.nn.softmax(scaled, axis=-1), axis=-1) - jax.nn.softmax(scaled, axis=-1)
+        scaled = jnp.where((before < top_p).at[:, 0].set(True), scaled, -jnp.inf)
+    logp = jax.nn.log_softmax(scaled, axis=-1)
+    p = jnp.exp(logp)
+    cdf = jnp.cumsum(p, axis=-1)
+    hit = (cdf > uniform[:, None] * cdf.max(-1, keepdims=True)) & (p > 0)
+    index = jnp.where(temperature > 0, jnp.argmax(hit, axis=-1), jnp.argmax(scaled, axis=-1))
+    chosen = jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
+    if order is not None:
+        index = jnp.take_along_axis(order, index[:, None], axis=-1)[:, 0]
+    return index.astype(jnp.int32), jnp.where(temperature > 0, chosen, 0.0)
+
+
+@partial(jax.jit, static_argnames="length")
+def _uniforms(keys: UInt32[Array, "R 2"], start: Int[Array, " R"], *, length: int) -> Float[Array, "R T"]:
+    """The noise of every row and token: uniform in [0, 1), from (the row's key, the token's position) alone."""
+
+    def one(key: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), position))
+
+    positions = start[:, None] + jnp.arange(length)
+    return jax.vmap(jax.vmap(one, in_axes=(None, 0)))(keys, positions)
+
+
+_prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=5)
+def _append(
+    config: ModelConfig,
+    params: Params,
+    ids: Int[Array, "R T"],
+    count: Int[Array, " R"],
+    start: Int[Array, " R"],
+    cache: Cache,
+) -> tuple[Float[Array, "R D"], Cache]:
+    hidden, cache = decoder.extend(config, params, ids, start, cache)
+    return decoder.last_hidden(hidden, count), cache
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+def _segment(
+    config: ModelConfig,
+    eos_ids: tuple[int, ...],
+    top_k: int,
+    top_p: float,
+    params: Params,
+    rows: Rows,
+    alive: Bool[Array, " R"],
+    offset: Int[Array, ""],
+    steps: Int[Array, ""],
+    temperature: Float[Array, ""],
+) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"], Bool[Array, " R"]]]:
+    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows have ended."""
+    shape = (len(alive), SEGMENT)
+
+    def going(carry: Any) -> Any:
+        i, _, alive, *_ = carry
+        return (i < steps) & alive.any()
+
+    def step(carry: Any) -> Any:
+        i, rows, alive, tokens, logprobs = carry
+        uniform = jax.lax.dynamic_index_in_dim(rows.uniforms, offset + i, axis=1, keepdims=False)
+        scores = decoder.logits(config, params, rows.hidden)
+        token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
+        token = jnp.where(alive, token, 0)
+        hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
+        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache)
+        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids))
+        return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
+
+    first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
+    _, rows, alive, tokens, logprobs = jax.lax.while_loop(going, step, first)
+    return rows, (tokens, logprobs, alive)
+
+
+@jax.jit
+def _take(tree: Any, rows: Int[Array, " R"]) -> Any:
+    """Some rows of every array, repeated or left out."""
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
+
+
+def _merge(pieces: Sequence[tuple[Cache, np.ndarray]], slots: int) -> Cache:
+    """One cache of all rows with room for `slots`; where a row occurs in several pieces the last holds."""
+    caches, homes = zip(*pieces, strict=True)
+    merged: Cache = _gather(list(caches), list(homes[1:]), slots=slots)
+    return merged
+
+
+@partial(jax.jit, static_argnames="slots")
+def _gather(caches: list[Cache], homes: list[np.ndarray], *, slots: int) -> Cache:
+    def one(first: jax.Array, *later: jax.Array) -> jax.Array:
+        for rows, home in zip(later, homes, strict=True):
+            first = first.at[home].set(rows, mode="drop")
+        return jnp.pad(first, ((0, 0), (0, 0), (0, max(slots - first.shape[2], 0)), (0, 0)))
+
+    merged: Cache = jax.tree.map(one, *caches)
+    return merged
+
+
+_NOTHING = np.zeros(0, np.int32)
+
+
+def _up(n: int, multiple: int = TOKEN_BUCKET) -> int:
+    """n rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+def _row_buckets(rows: int) -> set[int]:
+    """What a call of so many rows may shrink to: all of them, a half, a quarter, an eighth."""
+    return {_up(-(-rows // part), ROW_BUCKET) for part in (1, 2, 4, 8)}
+
+
+def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))
+
+
+def _pad(texts: Sequence[np.ndarray], rows: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded ids [rows, width] and lengths [rows]; width 0 = the bucket of the longest."""
+    ids = np.zeros((rows, width or _up(max(max(t.size for t in texts), 1))), np.int32)
+    for row, text in enumerate(texts):
+        ids[row, : text.size] = text
+    return ids, np.array([t.size for t in texts] + [0] * (rows - len(texts)), np.int32)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from selfplay.errors import UserError
+from selfplay.models import forward, logits
+from selfplay.models.decoder import abstract_params
+from selfplay.models.hf import TENSOR_NAMES
+from selfplay.models.sharding import (
+    PARAMETER_SPECS,
+    batch_rows,
+    make_mesh,
+    parameter_shardings,
+    shard_batch,
+    shard_params,
+)
+from tests.models.shapes import LLAMA, QWEN2, QWEN3, random_params
+
+
+def _loss(params, batch):
+    hidden = forward(QWEN3, params, batch["ids"], batch["positions"], batch["segment_ids"])
+    logp = jax.nn.log_softmax(logits(QWEN3, params, hidden))
+    taken = jnp.take_along_axis(logp[:, :-1], batch["ids"][:, 1:, None], axis=-1)[..., 0]
+    return -(taken * batch["weights"][:, 1:]).sum()
+
+
+def _batch(rows, length=10):
+    ids = np.random.default_rng(0).integers(4, 100, (rows, length)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
+    weights = np.full(ids.shape, 1 / ids.size, np.float32)
+    return {"ids": ids, "positions": positions, "segment_ids": np.ones_like(ids), "weights": weights}
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+def test_loss_and_gradients_agree_on_one_and_eight_devices(shape):
+    params, batch = random_params(QWEN3), _batch(6)
+    step = jax.jit(jax.value_and_grad(_loss))
+    loss, grads = step(params, batch)
+    mesh = make_mesh(*shape)
+    spread = shard_batch(batch, mesh, uneven="zeros")
+    assert len(spread["ids"].sharding.device_set) == 8
+    assert spread["ids"].addressable_shards[0].data.shape[0] == 8 // (shape[0] * shape[1])
+    loss8, grads8 = step(shard_params(params, mesh), spread)
+    np.testing.assert_allclose(loss8, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads8, grads)
+
+
+def test_every_parameter_of_every_family_has_one_spec_of_its_rank():
+    assert PARAMETER_SPECS.keys() == TENSOR_NAMES.keys()
+    mesh = make_mesh(1, 2, 2)
+    for config in (QWEN3, QWEN2, LLAMA):
+        shardings = parameter_shardings(abstract_params(config), mesh)
+        jax.tree.map(lambda s, x: s.shard_shape(x.shape), shardings, abstract_params(config))
+    assert shardings["layers"]["0"]["attn"]["q"]["kernel"].spec == P("fsdp", "tensor")
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    spec = parameter_shardings({"embed": jnp.zeros((7, 4))}, make_mesh(1, 2, 2))["embed"].spec
+    assert spec == P(None, "fsdp")
+
+
+def test_an_uneven_batch_is_refused_or_padded_never_copied():
+    mesh = make_mesh(2, 2, 1)
+    assert (batch_rows(5, mesh), batch_rows(8, mesh)) == (8, 8)
+    with pytest.raises(ValueError, match="6 rows do not divide over data \\* fsdp = 4"):
+        shard_batch(_batch(6), mesh)
+    padded = shard_batch(_batch(6), mesh, uneven="zeros")
+    assert padded["ids"].shape == (8, 10) and not np.asarray(padded["segment_ids"])[6:].any()
+
+
+def test_a_mesh_larger_than_the_machine_is_refused():
+    with pytest.raises(UserError, match="needs 16 devices, got 8"):
+        make_mesh(16)
+    with pytest.raises(UserError, match="must be >= 1"):
+        make_mesh(0)
