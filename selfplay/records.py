@@ -1,0 +1,230 @@
+"""The records that travel from actors to the learner, and how they cross a process border.
+
+Frozen; arrays are NumPy; bytes on the wire are msgpack, never pickle.
+Letters: B sequences, T tokens, n tokens of one trajectory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from envs.base import Rejection, Split, Task, Verdict
+
+UnitKind = Literal["propose", "solve", "play", "evaluate"]
+Role = Literal["propose", "solve"]
+Finish = Literal["stop", "length", "eos", "abandoned"]
+
+FORMAT = 1
+"""Version of the records and of the generation folder."""
+
+
+class PolicyRef(msgspec.Struct, frozen=True):
+    """Which weights: a policy's name and its version (the learner step that published it)."""
+
+    policy: str
+    version: int
+
+
+class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How one role samples."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 = all tokens."""
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; the end-of-sequence token always does."""
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """A self-contained piece of acquisition: all that an actor needs, drawn by the learner.
+
+    The Groups that it yields are a function of this record and the versions it names, whichever
+    process runs it and when.
+    """
+
+    seed: int
+    """The run's seed."""
+    generation: int
+    step: int
+    """Learner step, counted over the whole run."""
+    index: int
+    """Place of the unit in its step; Groups are consumed in this order."""
+    round: int = 0
+    """0 = drawn by the learner, 1.. = follow-up asked for by a refiner."""
+    kind: UnitKind
+    env: str
+    options: dict[str, Any] = {}
+    split: Split = "train"
+    mode: str
+    tasks: tuple[Task, ...] = ()
+    """Given tasks (replayed ones), one a row; empty = the environment proposes or poses them."""
+    difficulties: tuple[int, ...] = ()
+    """Of procedural tasks, one a row: row r is the environment's task at index first_index + r."""
+    first_index: int = 0
+    task_seed: int = 0
+    """Seed of procedural tasks: the run's in training, a fixed one in evaluation."""
+    shown: tuple[tuple[Task, ...], ...] = ()
+    """For a propose unit: the tasks that each ask shows, one tuple an ask."""
+    rows: int
+    """Proposals of a propose unit, tasks of any other."""
+    per_ask: int = 1
+    """Sibling proposals that answer the same ask."""
+    attempts: int = 1
+    """G: solution attempts a task."""
+    seats: dict[Role, PolicyRef]
+    sampling: dict[Role, SamplingSpec]
+    frozen: tuple[Role, ...] = ()
+    """Roles whose tokens never reach a loss."""
+    template: str = "plain"
+
+
+class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
+    """Whatever a policy wrote in one role: stored when sampled, never rebuilt from text."""
+
+    role: Role
+    seat: int = 0
+    policy: PolicyRef
+    trainable: bool = True
+    ids: np.ndarray
+    """[n] int32: the prompt and everything after it."""
+    mask: np.ndarray
+    """[n] bool: True = a token that the policy chose."""
+    behaviour_logprobs: np.ndarray
+    """[n] float32, nats, of the distribution sampled from; 0 where mask is False."""
+    turn_starts: tuple[int, ...]
+    """Where each turn's own tokens begin."""
+    finish: tuple[Finish, ...]
+    """Why each turn ended."""
+    verdict: Verdict
+    """Of an attempt. A proposal's is its validity: reward 1 when admitted, else 0 and `unparsed` or `illegal`."""
+    text: str
+    """The decoded completion of the last turn, for transcripts."""
+    task_key: str = ""
+    parent_key: str = ""
+    """What siblings share: the task of an attempt, the ask of a proposal."""
+
+    @property
+    def truncated(self) -> bool:
+        return "length" in self.finish
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """One proposal (or given task) with all that was tried on it; exactly one of task and rejection."""
+
+    generation: int
+    step: int
+    unit: int
+    round: int = 0
+    row: int
+    """Index in the unit before admission: a rejection renumbers nobody."""
+    kind: UnitKind
+    env: str
+    mode: str
+    split: Split
+    task: Task | None = None
+    rejection: Rejection | None = None
+    proposal: Trajectory | None = None
+    attempts: tuple[Trajectory, ...] = ()
+    shape: str = ""
+    """The environment's coarse bucket of the task."""
+    seats: dict[Role, PolicyRef]
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.rejection is None):
+            raise ValueError("a Group holds exactly one of task and rejection")
+
+    @property
+    def valid(self) -> tuple[Trajectory, ...]:
+        """Attempts that the environment could judge."""
+        return tuple(a for a in self.attempts if a.verdict.status != "env_error")
+
+    @property
+    def solve_rate(self) -> float:
+        """p-hat: the mean of solved (reward at its full value is 1) over valid attempts; NaN if there are none."""
+        solved = [a.verdict.status == "ok" for a in self.valid]
+        return float(np.mean(solved)) if solved else float("nan")
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Packed training data of one policy for one optimizer minibatch: B rows of T tokens.
+
+    Several trajectories share a row, told apart by `segment_ids`; a token never attends across segments.
+    `mask` and everything of its shape speak of the token AT that place (predicted from the one before).
+    """
+
+    policy: str
+    ids: np.ndarray
+    """[B, T] int32."""
+    positions: np.ndarray
+    """[B, T] int32: place in its own trajectory."""
+    segment_ids: np.ndarray
+    """[B, T] int32: 0 = padding, 1.. = the trajectories of the row."""
+    mask: np.ndarray
+    """[B, T] bool: tokens that the policy loss counts."""
+    reg_mask: np.ndarray
+    """[B, T] bool: tokens that KL and entropy count (every policy token, also of trajectories without advantage)."""
+    behaviour_logprobs: np.ndarray
+    """[B, T] float32, nats."""
+    reference_logprobs: np.ndarray
+    """[B, T] float32, nats; 0 when no reference is used."""
+    advantages: np.ndarray
+    """[B, T] float32."""
+    returns: np.ndarray
+    """[B, T] float32: what the critic regresses on; 0 without a critic."""
+    old_values: np.ndarray
+    """[B, T] float32: the critic's values at batch start; 0 without a critic."""
+    weights: np.ndarray
+    """[B, T] float32: the role's loss weight over the role's denominator, so that sum(weights * term) is the loss."""
+    reg_weights: np.ndarray
+    """[B, T] float32: 1 over the number of regularised tokens of the minibatch."""
+    value_weights: np.ndarray
+    """[B, T] float32: 1 over the number of tokens that the critic regresses on, at those tokens; 0 without a critic."""
+    roles: np.ndarray
+    """[B, T] int32: index into ROLES, -1 on padding."""
+    pair_ids: np.ndarray
+    """[B, T] int32: trajectories that a pairwise loss compares share an id; 0 = none."""
+    loss: str
+    """Name of the loss, a key of losses.LOSSES."""
+
+
+ROLES: tuple[Role, ...] = ("propose", "solve")
+
+T = TypeVar("T")
+
+
+def _enc(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        a = np.ascontiguousarray(value)
+        return {"dtype": a.dtype.str, "shape": a.shape, "data": a.tobytes()}
+    raise TypeError(f"{type(value).__name__} cannot cross a process border")
+
+
+def _dec(kind: type, value: Any) -> Any:
+    if kind is np.ndarray:
+        dtype = np.dtype(value["dtype"])
+        if dtype.hasobject:
+            raise ValueError(f"array of dtype {dtype} refused: plain numbers only")
+        return np.frombuffer(value["data"], dtype).reshape(value["shape"])
+    raise TypeError(f"no decoder for {kind}")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_enc)
+
+
+def encode(record: Any) -> bytes:
+    """A record (or list of records) as msgpack bytes."""
+    return _ENCODER.encode(record)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The inverse of `encode`, validated against the type.
+
+    Raises:
+      msgspec.ValidationError: when the bytes are not such a record.
+    """
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_dec)
