@@ -1,0 +1,144 @@
+"""What the run remembers of its tasks: by content, in the order met, bounded, the same bits after a restore."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.base import Message, Rejection, Status, Task, Verdict
+from selfplay.archive import TaskArchive
+from selfplay.errors import CheckpointError
+from selfplay.records import Group, PolicyRef, Role, Trajectory
+
+
+def task(n: int, *, env: str = "toy", mode: str = "solve", parents: tuple[str, ...] = ()) -> Task:
+    return Task(
+        env=env, env_version="1", split="train", seed=n, index=-1, mode=mode, difficulty=1, content=f"task {n}",
+        family=f"task {n}", prompt=(Message("user", f"{n}?"),), payload={"n": n}, origin="proposed", parents=parents,
+    )  # fmt: skip
+
+
+def said(role: Role, status: Status, version: int) -> Trajectory:
+    return Trajectory(
+        role=role, policy=PolicyRef("main", version), ids=np.zeros(1, np.int32), mask=np.ones(1, bool),
+        behaviour_logprobs=np.zeros(1, np.float32), turn_starts=(0,), finish=("eos",), text="",
+        verdict=Verdict(float(status == "ok"), status),
+    )  # fmt: skip
+
+
+def group(t: Task | None, *statuses: Status, step: int = 0, proposed: bool = True, shape: str = "s") -> Group:
+    """A group on a task, attempted with these outcomes by the version of its step; None = a rejected proposal."""
+    ref = PolicyRef("main", step)
+    return Group(
+        generation=step // 10, step=step, unit=0, row=0, kind="propose" if proposed else "solve", env="toy",
+        mode="solve", split="train", task=t, rejection=Rejection("format") if t is None else None, shape=shape,
+        proposal=said("propose", "ok", step) if proposed else None, seats={"propose": ref, "solve": ref},
+        attempts=tuple(said("solve", s, step) for s in statuses),
+    )  # fmt: skip
+
+
+def test_lineage_and_record_by_hand() -> None:
+    archive = TaskArchive(10)
+    child = task(2, parents=(task(1).key,))
+    archive.record([
+        group(task(1), "ok", "wrong", "ok", "env_error", step=3, proposed=False),
+        group(child, "wrong", "wrong", step=13),
+        group(None, step=14),
+        group(child, "ok", "wrong", "wrong", "wrong", step=25, proposed=False),
+        group(child, "env_error", step=26),
+    ])  # fmt: skip
+    given_, made = list(archive)
+    assert (given_.proposer, given_.proposed, given_.met, given_.attempts, given_.solves) == (None, 0, 1, 3, 2)
+    assert given_.last_p == pytest.approx(2 / 3)
+    assert made.proposer == PolicyRef("main", 13) and made.task.parents == (given_.task.key,)
+    assert (made.first_generation, made.first_step, made.last_step) == (1, 13, 26)
+    assert (made.proposed, made.met, made.attempts, made.solves) == (2, 3, 6, 1)
+    assert made.solver == PolicyRef("main", 25) and made.last_p == 0.25  # the last group had nothing judged
+    assert archive.count(child.key) == 3 and archive.novelty(child.key) == 0.25
+    assert archive.count("unknown") == 0 and archive.novelty("unknown") == 1.0
+    assert archive.get("unknown") is None and len(archive) == 2
+
+
+def test_surface_form_seed_and_split_do_not_make_another_task() -> None:
+    archive = TaskArchive(10)
+    other = msgspec.structs.replace(task(1), seed=99, index=5, prompt=(Message("user", "in other words"),))
+    archive.record([group(task(1)), group(other)])
+    assert len(archive) == 1 and archive.count(other.key) == 2
+
+
+def test_past_the_capacity_the_one_met_longest_ago_goes() -> None:
+    archive = TaskArchive(3)
+    archive.record([group(task(n), shape="odd" if n % 2 else "even") for n in (1, 2, 3)])
+    archive.record([group(task(1), shape="odd")])  # met again: now the youngest
+    archive.record([group(task(4), shape="even")])
+    assert [e.task.seed for e in archive] == [3, 1, 4]
+    assert archive.shape_count("odd", env="toy") == 2 and archive.shape_count("even", env="toy") == 1
+    assert archive.shape_count("odd", env="other") == 0
+    assert archive.count(task(2).key) == 0
+
+
+def test_held_out_tasks_are_refused() -> None:
+    held_out = msgspec.structs.replace(group(task(1)), split="dev")
+    measured = msgspec.structs.replace(group(task(1)), kind="evaluate")
+    for bad in (held_out, measured):
+        with pytest.raises(ValueError, match="tasks of training only"):
+            TaskArchive(3).record([bad])
+
+
+def test_draws_are_distinct_of_their_kind_and_uniform() -> None:
+    archive = TaskArchive(100)
+    archive.record([group(task(n)) for n in range(5)])
+    archive.record([group(task(n, mode="deduce")) for n in range(5)] + [group(task(7, env="b"))])
+    drawn = archive.sample(3, 11, env="toy", mode="solve")
+    assert len({t.key for t in drawn}) == 3 and {(t.env, t.mode) for t in drawn} == {("toy", "solve")}
+    assert len(archive.sample(9, 0, env="toy", mode="solve")) == 5
+    assert archive.sample(9, 0, env="nowhere", mode="solve") == []
+    counts = np.zeros(5)
+    for seed in range(2000):
+        for t in archive.sample(2, seed, env="toy", mode="solve"):
+            counts[t.seed] += 1
+    np.testing.assert_allclose(counts / 4000, 0.2, atol=0.03)  # 4.7 standard deviations
+
+
+@given(st.lists(st.integers(0, 8), max_size=40), st.integers(1, 6), st.integers(0, 40))
+def test_a_restore_at_any_point_changes_nothing(seeds: list[int], capacity: int, cut: int) -> None:
+    groups = [group(task(n), "ok", step=i, shape=str(n % 3)) for i, n in enumerate(seeds)]
+    undisturbed, resumed = TaskArchive(capacity), TaskArchive(capacity)
+    undisturbed.record(groups)
+    resumed.record(groups[:cut])
+    resumed = TaskArchive.from_bytes(resumed.to_bytes())
+    resumed.record(groups[cut:])
+    assert resumed.to_bytes() == undisturbed.to_bytes()
+    for seed in range(3):
+        draws = [a.sample(3, seed, env="toy", mode="solve") for a in (resumed, undisturbed)]
+        assert draws[0] == draws[1]
+    held = {e.task.key: e.shape for e in resumed}
+    assert len(held) <= capacity
+    assert all(resumed.shape_count(s, env="toy") == list(held.values()).count(s) for s in "012")
+    youngest = list(dict.fromkeys(reversed(seeds)))[:capacity]
+    assert [e.task.seed for e in resumed] == youngest[::-1]
+
+
+def test_a_smaller_capacity_keeps_the_youngest() -> None:
+    archive = TaskArchive(5)
+    archive.record([group(task(n)) for n in range(5)])
+    smaller = TaskArchive.from_bytes(archive.to_bytes(), capacity=2)
+    assert [e.task.seed for e in smaller] == [3, 4] and smaller.capacity == 2
+
+
+def test_bytes_of_another_kind_or_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (b"", b"junk", msgspec.msgpack.encode({"format": 1})):
+        with pytest.raises(CheckpointError, match="the task archive cannot be read"):
+            TaskArchive.from_bytes(data)
+    data = TaskArchive(1).to_bytes()
+    monkeypatch.setattr("selfplay.archive.FORMAT", 2)
+    with pytest.raises(CheckpointError, match="of format 1, this code reads format 2"):
+        TaskArchive.from_bytes(data)
+
+
+def test_capacity_is_at_least_one() -> None:
+    with pytest.raises(ValueError, match="capacity must be >= 1, got 0"):
+        TaskArchive(0)
