@@ -1,0 +1,218 @@
+"""Experience acquisition: run one Unit, from propose and admit to solve and verify.
+
+Letters: N tasks (rows of the unit), G attempts, n tokens of one trajectory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.base import Env, EnvError, Message, Proposable, Rejection, Task, Verdict
+from selfplay.models.tokenizer import Tokenizer
+from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.sampler import Completion, Sampler
+from selfplay.streams import Stream, python_seed, row_keys
+from selfplay.templates import TEMPLATES
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What turns a policy's weights into text: its sampler and its tokenizer."""
+
+    sampler: Sampler
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent inside one unit."""
+
+    sample_s: float
+    verify_s: float
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the propose phase hands to the solve phase, one entry a row."""
+
+    outcomes: tuple[Task | Rejection, ...]
+    trajectories: tuple[Trajectory | None, ...]
+
+
+def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list[Group], Timings]:
+    """Run a unit: one Group a row, in row order.
+
+    The Groups are a function of the unit and the weights that it names: rows, shapes and keys come from the
+    unit alone, and a rejected proposal leaves a hole instead of moving its neighbours.
+    """
+    clock = _Clock()
+    proposals = _propose(unit, env, speakers, clock) if unit.kind == "propose" else _given(unit, env)
+    attempts = _solve(unit, env, speakers, proposals.outcomes, clock)
+    proposable = env if isinstance(env, Proposable) else None
+    groups = [
+        Group(
+            generation=unit.generation, step=unit.step, unit=unit.index, round=unit.round, row=row,
+            kind=unit.kind, env=unit.env, mode=unit.mode, split=unit.split,
+            task=None if isinstance(outcome, Rejection) else outcome,
+            rejection=outcome if isinstance(outcome, Rejection) else None,
+            proposal=proposals.trajectories[row], attempts=attempts[row],
+            shape=proposable.shape(outcome) if proposable and isinstance(outcome, Task) else "",
+            seats=unit.seats,
+        )
+        for row, outcome in enumerate(proposals.outcomes)
+    ]  # fmt: skip
+    return groups, Timings(sample_s=clock.sample_s, verify_s=clock.verify_s)
+
+
+def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Clock) -> Proposals:
+    """Ask, sample and admit: `per_ask` sibling proposals for each ask."""
+    if not isinstance(env, Proposable):
+        raise EnvError(f"environment {unit.env} takes no proposals: it has no ask and admit")
+    asks = unit.rows // unit.per_ask
+    seeds = [
+        python_seed(unit.seed, Stream.REFERENCES, unit.generation, unit.step, unit.index, ask) for ask in range(asks)
+    ]
+    shown = unit.shown or ((),) * asks
+    messages = [env.ask(unit.mode, shown[ask], seeds[ask]) for ask in range(asks)]
+    ref, spec = unit.seats["propose"], unit.sampling["propose"]
+    speaker = speakers[ref.policy]
+    prompts = [speaker.tokenizer.prompt(TEMPLATES[unit.template](m)) for m in messages]
+    keys = row_keys(unit.seed, Stream.PROPOSE, unit.generation, unit.step, unit.index, unit.rows)
+    with clock.sampling():
+        completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.per_ask)
+    outcomes: list[Task | Rejection] = []
+    trajectories: list[Trajectory | None] = []
+    with clock.verifying():
+        for row, completion in enumerate(completions):
+            ask = row // unit.per_ask
+            text = speaker.tokenizer.decode(completion.ids)
+            if completion.finish == "length":
+                outcome: Task | Rejection = Rejection("format", "the proposal did not end")
+            else:
+                outcome = env.admit(unit.mode, text, shown[ask], seeds[ask])
+            admitted = isinstance(outcome, Task)
+            verdict = Verdict(float(admitted), "ok" if admitted else "unparsed")
+            parent = f"{unit.step}:{unit.index}:{ask}"
+            outcomes.append(outcome)
+            trajectories.append(
+                _trajectory(unit, "propose", ref, prompts[ask], completion, verdict, text, parent_key=parent,
+                            task_key=outcome.key if isinstance(outcome, Task) else "")
+            )  # fmt: skip
+    return Proposals(tuple(outcomes), tuple(trajectories))
+
+
+def _given(unit: Unit, env: Env) -> Proposals:
+    """The tasks that the unit carries, or those that the environment poses at its indexes."""
+    tasks = unit.tasks or tuple(
+        env.task(unit.split, unit.first_index + row, unit.task_seed, mode=unit.mode, difficulty=difficulty)
+        for row, difficulty in enumerate(unit.difficulties)
+    )
+    if len(tasks) != unit.rows:
+        raise ValueError(f"unit {unit.step}:{unit.index} says {unit.rows} rows and carries {len(tasks)} tasks")
+    return Proposals(tasks, (None,) * len(tasks))
+
+
+def _solve(
+    unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
+) -> list[tuple[Trajectory, ...]]:
+    """G attempts at every task; a rejection is a hole in the same batch."""
+    ref, spec = unit.seats["solve"], unit.sampling["solve"]
+    speaker = speakers[ref.policy]
+    render = TEMPLATES[unit.template]
+    prompts = [
+        None if isinstance(o, Rejection) else speaker.tokenizer.prompt(render(first_messages(env, o))) for o in outcomes
+    ]
+    if all(p is None for p in prompts):
+        return [()] * len(prompts)
+    stream = Stream.EVALUATE if unit.kind == "evaluate" else Stream.SOLVE
+    keys = row_keys(unit.seed, stream, unit.generation, unit.step, unit.index, unit.rows * unit.attempts)
+    with clock.sampling():
+        completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.attempts)
+    attempts: list[tuple[Trajectory, ...]] = []
+    with clock.verifying():
+        for row, (outcome, prompt) in enumerate(zip(outcomes, prompts, strict=True)):
+            if isinstance(outcome, Rejection) or prompt is None:
+                attempts.append(())
+                continue
+            own = completions[row * unit.attempts : (row + 1) * unit.attempts]
+            texts = [speaker.tokenizer.decode(c.ids) for c in own]
+            attempts.append(
+                tuple(
+                    _trajectory(unit, "solve", ref, prompt, c, judge(env, outcome, text, truncated=c.finish == "length"),
+                                text, task_key=outcome.key)
+                    for c, text in zip(own, texts, strict=True)
+                )
+            )  # fmt: skip
+    return attempts
+
+
+def first_messages(env: Env, task: Task) -> tuple[Message, ...]:
+    """What the first turn of a task's episode shows."""
+    episode = env.open(task)
+    try:
+        turn = episode.turn()
+    finally:
+        episode.close()
+    if turn is None:
+        raise EnvError(f"environment {task.env}: the episode of task {task.key} is over before its first turn")
+    return turn.new_messages
+
+
+def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
+    """The verdict on one answer. One that was cut off is never right; a failing environment is `env_error`."""
+    try:
+        episode = env.open(task)
+        try:
+            episode.turn()
+            episode.act(0, text)
+            if episode.turn() is not None:
+                raise EnvError(f"environment {task.env} asks for a second turn: only single-turn tasks are played")
+            verdict = episode.verdicts()[0]
+        finally:
+            episode.close()
+    except EnvError as error:
+        return Verdict(0.0, "env_error", {"error": 1.0} if str(error) else {})
+    if truncated and verdict.status == "ok":
+        return Verdict(0.0, "wrong", {"truncated": 1.0})
+    return verdict
+
+
+def _trajectory(
+    unit: Unit, role: Role, ref: PolicyRef, prompt: np.ndarray, completion: Completion, verdict: Verdict, text: str,
+    *, task_key: str = "", parent_key: str = "",
+) -> Trajectory:  # fmt: skip
+    start, n = len(prompt), len(prompt) + len(completion.ids)
+    mask = np.zeros(n, bool)
+    mask[start:] = True
+    logprobs = np.zeros(n, np.float32)
+    logprobs[start:] = completion.logprobs
+    return Trajectory(
+        role=role, policy=ref, trainable=role not in unit.frozen, ids=np.concatenate([prompt, completion.ids]).astype(np.int32), mask=mask,
+        behaviour_logprobs=logprobs, turn_starts=(start,), finish=(completion.finish,), verdict=verdict,
+        text=text, task_key=task_key, parent_key=parent_key,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Adds up the seconds of the two kinds of work in a unit."""
+
+    def __init__(self) -> None:
+        self.sample_s = 0.0
+        self.verify_s = 0.0
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.sample_s += time.perf_counter() - began
+
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.verify_s += time.perf_counter() - began

@@ -1,0 +1,54 @@
+"""The actor: copies of the policies that run units, in the learner's process or in one of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import envs
+from envs.base import Env
+from selfplay.acquire import Speaker, acquire
+from selfplay.cluster.base import Params, Timings
+from selfplay.models.config import read_config
+from selfplay.models.hf import locate
+from selfplay.models.tokenizer import load_tokenizer
+from selfplay.records import Group, PolicyRef, Unit
+from selfplay.sampler import LocalSampler
+
+ENTRY = "selfplay.actor:make_worker"
+"""How a cluster is told to build actors."""
+
+
+class Actor:
+    """Holds a sampler a policy and the environments met so far, and runs units."""
+
+    def __init__(self, speakers: Mapping[str, Speaker]) -> None:
+        self._speakers = dict(speakers)
+        self._envs: dict[str, Env] = {}
+
+    def load(self, ref: PolicyRef, params: Params) -> None:
+        self._speakers[ref.policy].sampler.load(ref, dict(params))
+
+    def drop(self, ref: PolicyRef) -> None:
+        self._speakers[ref.policy].sampler.drop(ref)
+
+    def run(self, unit: Unit) -> tuple[list[Group], Timings]:
+        groups, timings = acquire(unit, self._env(unit), self._speakers)
+        return groups, {"sample_s": timings.sample_s, "verify_s": timings.verify_s}
+
+    def _env(self, unit: Unit) -> Env:
+        name = json.dumps([unit.env, unit.options], sort_keys=True)
+        if name not in self._envs:
+            self._envs[name] = envs.make(unit.env, **unit.options)
+        return self._envs[name]
+
+
+def make_worker(spec: Mapping[str, Any]) -> Actor:
+    """An actor from {"models": {policy: model folder or name}}; the weights come later, by version."""
+    speakers = {}
+    for policy, model in spec["models"].items():
+        folder = locate(model)
+        tokenizer = load_tokenizer(folder)
+        speakers[policy] = Speaker(LocalSampler(read_config(folder), tokenizer), tokenizer)
+    return Actor(speakers)

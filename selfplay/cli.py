@@ -1,0 +1,303 @@
+"""The command line: `selfplay VERB ...`. A user's mistake is one line on stderr and exit code 2.
+
+Everything heavy is imported by the verb that needs it, after the environment variables that jax reads are set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from selfplay.errors import SelfplayError, UserError, nearest
+
+if TYPE_CHECKING:
+    from selfplay.config import Run
+
+TRAIN_USAGE = "selfplay train RECIPE [--env NAME] [--out DIR] [--resume] [--any.field VALUE ...]"
+TRAIN_HELP = f"""usage: {TRAIN_USAGE}
+
+  RECIPE         a name (`selfplay recipes` lists them) or a TOML file of yours
+  --env NAME     train on this environment alone: a name (`selfplay envs list`) or module:Class
+  --out DIR      the run's folder (default: runs/RECIPE, then -2, -3, ...)
+  --resume       go on with the run in --out (or with the newest run of RECIPE)
+
+`selfplay train RECIPE --help` explains every field that can be set, with its value in that recipe."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: what runs it, and its line in the help."""
+
+    run: Callable[[list[str]], int]
+    summary: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the process's exit code."""
+    from envs.base import EnvUserError
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if args else 2
+    try:
+        if args[0] not in VERBS:
+            raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], VERBS)}")
+        return VERBS[args[0]].run(args[1:])
+    except (SelfplayError, EnvUserError) as error:
+        print(f"selfplay: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code if isinstance(error, SelfplayError) else UserError.exit_code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("selfplay: stopped", file=sys.stderr)
+        return 130
+
+
+def train(args: list[str]) -> int:
+    """`selfplay train`: resolve, check all that can be checked, then hand over to the learner."""
+    from selfplay import flags, recipe
+
+    args = list(args)
+    asks_help = _pull_switch(args, "--help") or _pull_switch(args, "-h")
+    resume, env, out = _pull_switch(args, "--resume"), _pull_value(args, "--env"), _pull_value(args, "--out")
+    name = args.pop(0) if args and not args[0].startswith("-") else None
+    if asks_help:
+        print(TRAIN_HELP)
+        if name is not None:
+            flags.show_help(recipe.example(name, env=env), prog=f"selfplay train {name}", description="")
+        return 0
+    run, folder, resume = _plan(name, args, env, Path(out) if out else None, resume=resume)
+    run = recipe.fix_threads(run)
+    recipe.check_envs(run)
+    prepare_jax(threads=run.cluster.threads)
+    from selfplay.models.config import read_config
+    from selfplay.models.hf import locate
+
+    for policy in run.policies.values():
+        read_config(locate(policy.model))
+    from selfplay import learner
+
+    learner.train(run, folder, resume=resume)
+    return 0
+
+
+def _plan(
+    name: str | None, overrides: list[str], env: str | None, out: Path | None, *, resume: bool
+) -> tuple[Run, Path, bool]:
+    """The resolved run, its folder, and whether there is something to resume."""
+    from selfplay import folders, recipe
+
+    if name is None and (not resume or out is None):
+        raise UserError(f"train needs a recipe first: {', '.join(recipe.names())} (or a TOML file)")
+    if resume:
+        folder = out or folders.latest_run(recipe.load(name or "").name)
+        if (folder / folders.CONFIG).is_file():
+            return recipe.resume(folder, overrides, recipe=name, env=env), folder, True
+        if name is None or not folders.is_free(folder):
+            raise UserError(f"nothing to resume: {folder} is not a run folder (there is no {folders.CONFIG} in it)")
+    run = recipe.resolve(name or "", overrides, env=env)
+    if run.acquire.yoked_run:
+        yoked = str(folders.find_run(run.acquire.yoked_run))
+        run = replace(run, acquire=replace(run.acquire, yoked_run=yoked))
+    return run, folders.new_run(run.recipe, out), False
+
+
+def prepare_jax(*, threads: int | str = "auto") -> None:
+    """Set what jax reads when it is first imported: CPU threads (they fix a run's bits) and the compilation cache."""
+    if threads != "auto":
+        os.environ["NPROC"] = str(threads)
+    cache = os.environ.get("SELFPLAY_CACHE") or str(Path.home() / ".cache" / "selfplay" / "jax")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def evaluate(args: list[str]) -> int:
+    """`selfplay evaluate RUN|MODEL`."""
+    parser = _Parser("evaluate", "pass@1 and unbiased pass@k of a run's generation, or of a model folder")
+    parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
+    parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
+    parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples a task")
+    parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the scores as JSON")
+    given = parser.read(args)
+    prepare_jax()
+    from selfplay.examine import evaluate_command
+
+    evaluate_command(given.pop("target"), **given)
+    return 0
+
+
+def export(args: list[str]) -> int:
+    """`selfplay export RUN --out DIR`."""
+    parser = _Parser("export", "write a generation as a Hugging Face folder")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
+    parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    given = parser.read(args)
+    from selfplay.folders import find_run
+
+    run = find_run(given["run"])
+    prepare_jax()
+    from selfplay.export import export as export_run
+
+    generation = export_run(run, given.get("generation"), given["out"])
+    print(f"generation {generation} of {run} is now in {given['out']}")
+    return 0
+
+
+def compare(args: list[str]) -> int:
+    """`selfplay compare RUN...`."""
+    parser = _Parser("compare", "runs side by side at equal sampled tokens: table, intervals, plot")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or names under runs/")
+    where = Path("runs/compare")
+    parser.add_argument("--out", type=Path, default=where, metavar="DIR", help=f"for table and plot (default: {where})")
+    given = parser.read(args)
+    from selfplay.compare import compare as compare_runs
+    from selfplay.folders import find_run
+
+    print(compare_runs([find_run(r) for r in given["runs"]], given["out"]))
+    return 0
+
+
+def recipes(args: list[str]) -> int:
+    """`selfplay recipes`."""
+    _Parser("recipes", "list the recipes").read(args)
+    from selfplay import recipe
+
+    for name in recipe.names():
+        r = recipe.load(name)
+        print(f"{name:<18} {r.summary}\n{'':<18} {r.paper}")
+    return 0
+
+
+def environments(args: list[str]) -> int:
+    """`selfplay envs list | check NAME | new NAME`."""
+    actions = {"list": _envs_list, "check": _envs_check, "new": _envs_new}
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: selfplay envs list | check NAME | new NAME")
+        return 0 if args else 2
+    if args[0] not in actions:
+        raise UserError(f"unknown command 'envs {args[0]}'; {nearest(args[0], actions)}")
+    return actions[args[0]](args[1:])
+
+
+def _envs_list(args: list[str]) -> int:
+    _Parser("envs list", "list the environments").read(args)
+    import envs
+    from envs.base import EnvUserError, Proposable
+
+    for name in envs.names():
+        try:
+            env = envs.make(name)
+        except EnvUserError as error:  # one that needs an option, or a broken package of somebody's
+            print(f"{name:<12} {error}")
+            continue
+        proposes = "; takes proposals" if isinstance(env, Proposable) else ""
+        print(f"{name:<12} {env.spec.summary}{proposes}")
+    return 0
+
+
+def _envs_check(args: list[str]) -> int:
+    parser = _Parser("envs check", "the conformance kit")
+    parser.add_argument("name", metavar="NAME", help="a name or module:Class")
+    parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the environment")
+    given = parser.read(args)
+    from envs.check import check
+    from selfplay.flags import plain_value
+
+    pairs = (text.partition("=") for text in given.get("option", []))
+    report = check(given["name"], options={key: plain_value(value) for key, _, value in pairs})
+    print("\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+def _envs_new(args: list[str]) -> int:
+    parser = _Parser("envs new", "write a working environment and its test, to start from")
+    parser.add_argument("name", metavar="NAME", help="a lower-case name")
+    name = parser.read(args)["name"]
+    from envs.new import class_name, new
+
+    written = " and ".join(map(str, new(name)))
+    target = f"{name}:{class_name(name)}"
+    print(f"wrote {written}\ntry: selfplay envs check {target}\nthen: selfplay train quickstart --env {target}")
+    return 0
+
+
+def pretrain(args: list[str]) -> int:
+    """`selfplay pretrain`."""
+    prepare_jax()
+    from selfplay.pretrain import pretrain_command
+
+    pretrain_command(args)
+    return 0
+
+
+VERBS = {
+    "train": Verb(train, "train a recipe"),
+    "evaluate": Verb(evaluate, "score a run's generation or a model"),
+    "export": Verb(export, "write a generation as a Hugging Face folder"),
+    "compare": Verb(compare, "runs side by side at equal sampled tokens"),
+    "recipes": Verb(recipes, "list the recipes"),
+    "envs": Verb(environments, "list, check or start an environment"),
+    "pretrain": Verb(pretrain, "pretrain a small base model"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line of ours."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(prog=f"selfplay {verb}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+    def read(self, args: list[str]) -> dict[str, Any]:
+        """The arguments that were given, by name; those left out are absent."""
+        known, unknown = self.parse_known_args(args)
+        if unknown:
+            options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            raise UserError(f"{self.prog}: unknown argument {unknown[0]!r}; {nearest(unknown[0], options)}")
+        return {k: v for k, v in vars(known).items() if v is not None}
+
+
+def _pull_switch(args: list[str], flag: str) -> bool:
+    found = flag in args
+    args[:] = [a for a in args if a != flag]
+    return found
+
+
+def _pull_value(args: list[str], flag: str) -> str | None:
+    """Take `--flag value` or `--flag=value` out of the arguments."""
+    for i, arg in enumerate(args):
+        if arg == flag:
+            if i + 1 == len(args) or args[i + 1].startswith("--"):
+                raise UserError(f"{flag} needs a value")
+            value = args[i + 1]
+            del args[i : i + 2]
+            return value
+        if arg.startswith(flag + "="):
+            return args.pop(i).partition("=")[2]
+    return None
+
+
+def _overview() -> str:
+    lines = "\n".join(f"  {name:<10} {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "selfplay: language models that propose tasks, solve them, and learn from the verdicts\n\n"
+        f"usage: selfplay COMMAND ...\n\n{lines}\n\n"
+        "`selfplay COMMAND --help` explains one. Start with: selfplay train quickstart"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

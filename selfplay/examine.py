@@ -1,0 +1,141 @@
+"""Score a model outside a run: `selfplay evaluate`, and the model card of a pretraining."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import envs
+from envs.base import Split
+from selfplay import recipe
+from selfplay.actor import make_worker
+from selfplay.checkpoint import Generations
+from selfplay.cluster.base import Params
+from selfplay.cluster.inprocess import InProcess
+from selfplay.config import EnvChoice, Policy, Run
+from selfplay.errors import UserError
+from selfplay.evaluate import scores
+from selfplay.export import which_generation
+from selfplay.folders import CONFIG, find_run
+from selfplay.models import load
+from selfplay.models.hf import EMBEDDED
+from selfplay.records import PolicyRef
+from selfplay.units import evaluation_units
+
+KS = (1, 4, 16, 64)
+ROWS = 512
+"""Most rows of attempts in a unit."""
+DEFAULT_TASKS = 128
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: a name for the table, the folder of its tokenizer and config, and its weights."""
+
+    name: str
+    model: str
+    params: Params
+
+
+def examine(
+    subject: Subject, run: Run, *, tasks: int, samples: int, splits: Sequence[Split] = ("test",)
+) -> dict[str, float]:
+    """Scores of a model on held-out tasks, names as in docs/metrics.md, with every k of KS up to `samples`.
+
+    Args:
+      run: says which environments and difficulties, and how the solver samples.
+      tasks: tasks a difficulty and split.
+      samples: attempts a task, n of the unbiased pass@k.
+    """
+    policy = run.roles["solve"].policy
+    cluster = InProcess(make_worker({"models": {policy: subject.model}}))
+    made = {name: envs.make(name, **choice.options) for name, choice in run.envs.items()}
+    run = replace(run, evaluate=replace(run.evaluate, tasks_per_unit=max(1, ROWS // samples)))
+    ref = PolicyRef(policy, 0)
+    cluster.publish(policy, 0, subject.params)
+    try:
+        units = evaluation_units(
+            run, made, generation=0, step=0, solver=ref, tasks=tasks, samples=samples, splits=splits
+        )
+        groups = [group for _, found, _ in cluster.run(units) for group in found]
+    finally:
+        cluster.close()
+    return scores(groups, ks=[k for k in KS if k <= samples])
+
+
+def evaluate_command(
+    target: str,
+    *,
+    env: str | None = None,
+    generation: int | None = None,
+    samples: int | None = None,
+    tasks: int = DEFAULT_TASKS,
+    out: Path | None = None,
+) -> None:
+    """`selfplay evaluate RUN|MODEL`: a table of test pass@k; a run's generation stands beside its base.
+
+    Raises:
+      UserError: no such run or model, or an argument out of range.
+    """
+    for name, value in (("--samples", samples), ("--tasks", tasks)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be >= 1, got {value}")
+    run, subjects = _subjects(target, env, generation)
+    count = sum(int(np.size(x)) for x in _leaves(subjects[0].params))
+    samples = samples or (64 if count < 10_000_000 else 16)
+    found = {s.name: examine(s, run, tasks=tasks, samples=samples) for s in subjects}
+    print(table(found, samples=samples, tasks=tasks))
+    if out is not None:
+        out.write_text(json.dumps({"samples": samples, "tasks": tasks, "scores": found}, indent=1), encoding="utf-8")
+
+
+def _leaves(params: Params) -> list[np.ndarray]:
+    return [x for v in params.values() for x in (_leaves(v) if isinstance(v, Mapping) else [v])]
+
+
+def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run, list[Subject]]:
+    """The settings, and what to score: a model, or a run's generation and its base."""
+    is_model = target in EMBEDDED or (Path(target) / "config.json").is_file()
+    if is_model:
+        if generation is not None:
+            raise UserError(f"{target} is a model: it has no generation {generation}")
+        run = replace(recipe.resolve("quickstart", env=env), policies={"main": Policy(model=target)})
+        model = load(target)
+        return run, [Subject(model.path.name, target, model.params)]
+    try:
+        folder = find_run(target)
+    except UserError as error:
+        raise UserError(f"{error} (and there is no model folder {target}; embedded: {', '.join(EMBEDDED)})") from None
+    run = recipe.from_toml(folder / CONFIG)
+    if env is not None and env not in run.envs:
+        run = replace(run, envs={env: EnvChoice()})
+    elif env is not None:
+        run = replace(run, envs={env: run.envs[env]})
+    generations = Generations(folder / "generations", run.output.keep)
+    wanted = which_generation(generations, generation, folder)
+    policy = run.roles["solve"].policy
+    model = load(run.policies[policy].model)
+    subjects = [Subject(f"generation {wanted}", str(model.path), generations.load_params(wanted, policy))]
+    return run, subjects + [Subject("base", str(model.path), model.params)] * (wanted != 0)
+
+
+def table(found: Mapping[str, Mapping[str, float]], *, samples: int, tasks: int) -> str:
+    """A markdown table: a row a difficulty, a column a (subject, k)."""
+    ks = [k for k in KS if k <= samples]
+    first = next(iter(found.values()))
+    cells = [n.removesuffix("/pass@1") for n in first if n.endswith("/pass@1")]
+    head = ["held-out", *(f"{name} pass@{k}" for name in found for k in ks)]
+    lines = [f"{samples} samples a task, {tasks} tasks a difficulty", "", _row(head), _row(["---"] * len(head))]
+    for cell in sorted(cells, key=lambda c: [int(p) if p.isdigit() else 10**9 for p in c.split("/")[-1:]]):
+        lines.append(_row([cell.removeprefix("eval/"), *(f"{s[f'{cell}/pass@{k}']:.3f}" for s in found.values() for k in ks)]))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+

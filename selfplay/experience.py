@@ -1,0 +1,147 @@
+"""What a step's experience looks like: the curves and transcripts of acquisition and refinement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from envs.base import REASONS, STATUSES
+from selfplay.archive import TaskArchive
+from selfplay.config import Run
+from selfplay.metrics.files import Sample, TaskLine
+from selfplay.records import ROLES, Group, Trajectory
+from selfplay.refine import Refined
+from selfplay.templates import TEMPLATES
+
+NAN = float("nan")
+
+
+def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict[str, float]:
+    """Curves of a step, names as in docs/metrics.md; `archive` as it was before this step."""
+    groups = refined.groups
+    proposed = [g for g in groups if g.proposal is not None]
+    judged = [g for g in groups if g.valid]
+    values: dict[str, float] = {}
+    for env in run.envs:
+        values[f"solve_rate/{env}"] = _mean([g.solve_rate for g in judged if g.env == env])
+    rates = np.array([g.solve_rate for g in judged])
+    low, high = run.propose.band
+    values["curriculum/p_zero_frac"] = _mean(rates == 0)
+    values["curriculum/p_one_frac"] = _mean(rates == 1)
+    values["curriculum/p_band_frac"] = _mean((rates >= low) & (rates <= high))
+    values |= _role_metrics(refined)
+    statuses = Counter(a.verdict.status for g in groups for a in g.attempts)
+    for status in STATUSES:
+        values[f"outcome/{status}"] = statuses[status] / max(statuses.total(), 1)
+    return values | (_proposal_metrics(proposed, archive) if proposed else {})
+
+
+def _role_metrics(refined: Refined) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for role in ROLES:
+        mine = [(i, p) for i, p in enumerate(refined.paid) if p.trajectory.role == role]
+        if not mine:
+            continue
+        values[f"reward/{role}"] = _mean([p.reward for _, p in mine if not p.masked])
+        values[f"length/{role}"] = _mean([int(p.trajectory.mask.sum()) for _, p in mine])
+        values[f"truncated_frac/{role}"] = _mean([p.trajectory.truncated for _, p in mine])
+        advantages = [refined.advantages[i] for i, p in mine if not p.masked]
+        values[f"advantage/{role}_std"] = float(np.std(advantages)) if advantages else NAN
+    signal: dict[int, bool] = {}
+    for i, p in enumerate(refined.paid):
+        if p.trajectory.role == "solve" and not p.masked:
+            signal[p.group] = signal.get(p.group, False) or refined.advantages[i] != 0
+    values["group/zero_adv_frac"] = _mean([not s for s in signal.values()])
+    with_attempts = {p.group for p in refined.paid if p.trajectory.role == "solve"}
+    values["group/masked_frac"] = 1 - len(signal) / len(with_attempts) if with_attempts else NAN
+    return values
+
+
+def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[str, float]:
+    admitted = [g for g in proposed if g.task is not None]
+    tasks = [g.task for g in proposed if g.task is not None]
+    reasons = Counter(g.rejection.reason for g in proposed if g.rejection is not None)
+    shapes = Counter(g.shape for g in admitted)
+    rates = np.array([g.solve_rate for g in admitted if g.valid])
+    values = {f"propose/reject/{reason}": reasons[reason] / len(proposed) for reason in REASONS}
+    return values | {
+        "propose/valid_frac": len(admitted) / len(proposed),
+        "propose/learnability": _mean(4 * rates * (1 - rates)),
+        "propose/unique_frac": len({t.key for t in tasks}) / len(tasks) if tasks else NAN,
+        "propose/largest_cluster_frac": max(shapes.values()) / len(admitted) if admitted else NAN,
+        "propose/novel_frac": _mean([archive.count(t.key) == 0 for t in tasks]),
+        "propose/difficulty_mean": _mean([t.difficulty for t in tasks]),
+    }
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else NAN
+
+
+def task_lines(groups: Sequence[Group]) -> list[TaskLine]:
+    """The admitted tasks of a step, for tasks.jsonl."""
+    return [
+        TaskLine(step=g.step, unit=g.unit, row=g.row, task=g.task, solve_rate=g.solve_rate if g.valid else None)
+        for g in groups
+        if g.task is not None
+    ]
+
+
+def samples(refined: Refined, run: Run, *, limit: int) -> list[Sample]:
+    """Transcripts of the first groups of a step: the proposal and its first two attempts."""
+    out: list[Sample] = []
+    taken: Counter[tuple[int, str]] = Counter()
+    for i, p in enumerate(refined.paid):
+        if p.group >= limit:
+            break
+        t, group = p.trajectory, refined.groups[p.group]
+        taken[p.group, t.role] += 1
+        if taken[p.group, t.role] <= 2:
+            out.append(
+                Sample(
+                    step=group.step, generation=group.generation, unit=group.unit, row=group.row, role=t.role,
+                    env=group.env, task_key=t.task_key, difficulty=group.task.difficulty if group.task else None,
+                    prompt=_prompt_text(t, group, run), text=t.text, finish=t.finish, status=t.verdict.status,
+                    verdict_reward=t.verdict.reward, reward=p.reward, advantage=refined.advantages.get(i),
+                )
+            )  # fmt: skip
+    return out
+
+
+def _prompt_text(t: Trajectory, group: Group, run: Run) -> str:
+    if t.role == "solve" and group.task is not None:
+        return TEMPLATES[run.policies[t.policy.policy].template](group.task.prompt)
+    return "(ask for a new task)"
+
+
+def panels(refined: Refined, archive: TaskArchive, run: Run) -> Mapping[str, str]:
+    """Text panels of a generation: its best-paid task, the oldest task nobody solved, one failure."""
+    out: dict[str, str] = {}
+    proposals = [p for p in refined.paid if p.trajectory.role == "propose" and refined.groups[p.group].task]
+    if proposals:
+        best = max(proposals, key=lambda p: p.reward)
+        out["best_paid_task"] = f"paid {best.reward:.2f}\n\n" + _transcript(refined.groups[best.group], run)
+    oldest = next((e for e in archive if e.attempts and not e.solves), None)
+    if oldest is not None:
+        shown = "\n".join(m.text for m in oldest.task.prompt)
+        out["oldest_unsolved"] = f"step {oldest.first_step}, {oldest.attempts} attempts\n\n" + _quoted(shown)
+    failed = next((g for g in refined.groups if any(a.verdict.status != "ok" for a in g.attempts)), None)
+    if failed is not None:
+        out["failure"] = _transcript(failed, run)
+    return out
+
+
+def _transcript(group: Group, run: Run) -> str:
+    task = group.task
+    if task is None:
+        return "rejected"
+    lines = [_quoted(TEMPLATES[run.policies[group.seats["solve"].policy].template](task.prompt))]
+    lines += [f"{a.verdict.status} ({a.verdict.reward:g})\n\n" + _quoted(a.text) for a in group.attempts]
+    return f"{task.env} difficulty {task.difficulty}\n\n" + "\n\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """Model text as an indented block, so that nothing in it is read as markup."""
+    return "\n".join("    " + line for line in text[:2000].splitlines() or [""])

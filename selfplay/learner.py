@@ -1,0 +1,403 @@
+"""The learner: draws units, refines what comes back, updates, publishes, evaluates, and keeps generations.
+
+    units -> Groups -> refine -> update -> publish -> ... -> evaluate -> checkpoint
+
+The loops are in `train`, `_generation` and `_step`; everything that computes is elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import envs
+from selfplay import recipe
+from selfplay.actor import ENTRY, make_worker
+from selfplay.archive import TaskArchive
+from selfplay.checkpoint import Generations
+from selfplay.cluster.base import Cluster
+from selfplay.cluster.inprocess import InProcess
+from selfplay.cluster.local import LocalCluster
+from selfplay.config import Run
+from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
+from selfplay.experience import experience_metrics, panels, samples, task_lines
+from selfplay.folders import CONFIG
+from selfplay.metrics import Display, RunWriter, cut
+from selfplay.models import Model, Params, load
+from selfplay.models.sharding import make_mesh
+from selfplay.packing import minibatches
+from selfplay.provenance import check_provenance, provenance
+from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.refine import Refined, refine
+from selfplay.streams import Stream, python_seed
+from selfplay.units import World, evaluation_units, load_yoked, step_units, uniform_objective
+from selfplay.update import PolicyState, Updater
+
+
+@dataclass
+class State:
+    """All that a generation saves: what it takes to go on as if never stopped."""
+
+    policies: dict[str, PolicyState]
+    generation: int = 0
+    step: int = 0
+    """Learner steps done."""
+    tokens: int = 0
+    """Tokens sampled in training, every role, rejected and filtered ones included."""
+    episodes: int = 0
+    minutes: float = 0.0
+    """Wall-clock time trained, over all processes of the run."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    objective: dict[str, float] = field(default_factory=dict)
+    solve_rates: dict[str, float] = field(default_factory=dict)
+    """Moving estimates of p by "env/difficulty", for objective.follow = train."""
+    summary: dict[str, float] = field(default_factory=dict)
+    """Scores of the last evaluation."""
+    archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
+
+
+def train(run: Run, folder: Path, *, resume: bool = False) -> None:
+    """Train a run to its end, from its start or from the newest complete generation in `folder`.
+
+    Raises:
+      UserError: something given cannot be used; nothing was written then.
+      ActorError: an actor died or gave no answer in time.
+    """
+    learner = Learner(run, folder)
+    restored = resume and learner.restore()
+    if restored and learner.finished():
+        print(f"{folder} is finished: generation {learner.state.generation}, step {learner.state.step}")
+        return
+    with learner.running(resumed=resume, restored=restored):
+        if not restored:
+            learner.end_generation()
+        while not learner.finished():
+            learner.state.generation += 1
+            for _ in range(run.schedule.steps_per_generation):
+                learner.step()
+            learner.end_generation()
+
+
+class Learner:
+    """One run's learner: its state, and the rooms that the loop calls."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.folder = run, folder
+        self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
+        self.models: dict[str, Model] = {name: load(p.model) for name, p in run.policies.items()}
+        mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+        self.updaters = {
+            name: Updater(model.config, run.update, run.roles, mesh) for name, model in self.models.items()
+        }
+        self.provenance = provenance(run, self.world.envs, self.models)
+        self.state = State(
+            policies={name: self.updaters[name].init(model.params) for name, model in self.models.items()},
+            archive=TaskArchive(run.archive.capacity), objective=uniform_objective(run, self.world.envs),
+        )  # fmt: skip
+        self.generations = Generations(folder / "generations", run.output.keep, report=self._say)
+        self.previous: dict[str, Params] = {}
+        """Weights at the start of the generation, for kl.reference = previous_generation."""
+        self._began = time.monotonic()
+        self._last: Refined | None = None
+
+    # ------------------------------------------------------------ the three beats
+
+    def step(self) -> None:
+        """One learner step: acquire, refine, update, publish, and say so."""
+        state, run = self.state, self.run
+        state.step += 1
+        watch = Watch()
+        units = step_units(
+            run, self.world, generation=state.generation, step=state.step, seats=self._seats(),
+            objective=state.objective, archive=state.archive,
+        )  # fmt: skip
+        with watch("acquire"):
+            groups, spent = self._acquire(units)
+        planned = _planned(units)
+        with watch("refine"):
+            refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self)
+            values = experience_metrics(refined, state.archive, run)
+            state.archive.record(groups)
+        with watch("update"):
+            values |= self._update(refined, units)
+        state.baselines = refined.baselines
+        if run.objective.follow == "train":
+            state.solve_rates = moving_solve_rates(state.solve_rates, groups, decay=run.objective.ema_decay)
+            state.objective = next_objective(run, self.world.envs, state.solve_rates)
+        with watch("publish"):
+            self._publish()
+        fresh = sum(int(p.trajectory.mask.sum()) for p in refined.paid)
+        state.tokens += fresh
+        state.episodes += len(refined.paid)
+        self._last = refined
+        self._record_step(refined, values | _baseline_curves(state.baselines), watch, spent, fresh)
+
+    def end_generation(self) -> None:
+        """Evaluate, set the next objective, write everything down, and save the generation."""
+        state, run, watch = self.state, self.run, Watch()
+        state.minutes = self._minutes()
+        whole = state.generation == 0 or self.finished()
+        values: dict[str, float] = {}
+        if whole or state.generation % run.evaluate.every == 0:
+            with watch("evaluate"):
+                values = self._evaluate(run.evaluate.tasks if whole else run.evaluate.tasks_between)
+            state.summary = values
+            if run.objective.follow == "dev":
+                state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
+        self.previous = {name: self.updaters[name].publish(s) for name, s in state.policies.items()}
+        weights = {f"objective/{_two_parts(name)}": w for name, w in state.objective.items()}
+        values |= weights | {"time/evaluate": watch["evaluate"], "progress/minutes": state.minutes}
+        drawn = self.writer.generation(state.generation, state.step, state.tokens, values)
+        if self._last is not None:
+            self.writer.transcripts(state.step, panels(self._last, state.archive, run))
+        self.writer.flush()
+        self.display.generation(state.generation, state.step, state.tokens, drawn)
+        self._save()
+
+    def finished(self) -> bool:
+        """Whether the run has reached any of its limits; asked at a generation's end."""
+        limits, state = self.run.schedule, self.state
+        return (
+            state.generation >= limits.generations
+            or (limits.max_tokens is not None and state.tokens >= limits.max_tokens)
+            or (limits.max_minutes is not None and state.minutes >= limits.max_minutes)
+        )
+
+    # ------------------------------------------------------------ acquire
+
+    def _seats(self) -> dict[Role, PolicyRef]:
+        """Who plays what: the newest weights, or the base for a role that is not trained."""
+        roles = self.run.roles
+        return {
+            name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0)
+            for name, role in roles.items()
+        }  # type: ignore[misc]
+
+    def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
+        groups: list[Group] = []
+        spent: dict[str, float] = {}
+        for _, found, timings in self.cluster.run(units):
+            groups += found
+            for name, seconds in timings.items():
+                spent[name] = spent.get(name, 0.0) + seconds
+        return groups, spent
+
+    def _evaluate(self, tasks: int) -> dict[str, float]:
+        state, role = self.state, self.run.roles["solve"]
+        solver = PolicyRef(role.policy, state.step if role.trainable else 0)
+        units = evaluation_units(
+            self.run, self.world.envs, generation=state.generation, step=state.step, solver=solver, tasks=tasks
+        )
+        return scores(self._acquire(units)[0])
+
+    # ------------------------------------------------------------ refine's questions to the weights
+
+    def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """The critic's values, each trajectory by its own policy."""
+        return self._by_policy(trajectories, lambda name, own: self.updaters[name].values(self.state.policies[name], own))
+
+    def reference_logprobs(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities under the reference of update.kl, each trajectory by its own policy."""
+        return self._by_policy(trajectories, lambda name, own: self.updaters[name].logprobs(self._reference(name), own))
+
+    def _by_policy(self, trajectories: Sequence[Trajectory], ask: Any) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trajectories)
+        for name in self.models:
+            mine = [i for i, t in enumerate(trajectories) if t.policy.policy == name]
+            for i, array in zip(mine, ask(name, [trajectories[i] for i in mine]) if mine else [], strict=True):
+                out[i] = array
+        return out
+
+    def _reference(self, policy: str) -> Params:
+        if self.run.update.kl.reference == "base":
+            return self.models[policy].params
+        return self.previous[policy]
+
+    # ------------------------------------------------------------ update and publish
+
+    def _update(self, refined: Refined, units: Sequence[Unit]) -> dict[str, float]:
+        """Gradient steps of every policy that some role trains."""
+        state, run = self.state, self.run
+        longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in run.roles}
+        values: dict[str, float] = {}
+        for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
+            updater = self.updaters[name]
+            batches = minibatches(
+                refined.items, policy=name, planned=refined.planned, roles=run.roles, update=run.update,
+                seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
+                multiple=updater.row_multiple, max_tokens=longest,  # type: ignore[arg-type]
+            )  # fmt: skip
+            every = run.update.interference_every
+            if every and state.step % every == 0:
+                values |= updater.interference(state.policies[name], batches)
+            needs_reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
+            state.policies[name], measured = updater.step(
+                state.policies[name], batches, references=self._reference(name) if needs_reference else None,
+                critic_only=state.step <= run.update.critic.warmup_steps and run.update.critic.kind != "none",
+            )  # fmt: skip
+            values |= measured
+        return values
+
+    def _publish(self) -> None:
+        """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
+        frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
+        for name, state in self.state.policies.items():
+            if self.state.step == 0 or name not in {r.policy for r in self.run.roles.values() if r.trainable}:
+                continue
+            self.cluster.publish(name, self.state.step, self.updaters[name].publish(state))
+            self.cluster.retire(name, {self.state.step, *((0,) if name in frozen else ())})
+
+    # ------------------------------------------------------------ a run's life
+
+    @contextmanager
+    def running(self, *, resumed: bool, restored: bool) -> Iterator[None]:
+        """Open the run folder, the actors and the display; close them whatever happens."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG).write_text(recipe.to_toml(self.run), encoding="utf-8")
+        if resumed:
+            cut(self.folder, self.state.step if restored else -1)
+        purge = None if not resumed else self.state.step + 1 if restored else 0
+        schedule = self.run.schedule
+        self.cluster = self._open_cluster()
+        self.display = Display(
+            self.folder.name, generations=schedule.generations, done=self.state.step,
+            steps=schedule.generations * schedule.steps_per_generation,
+        )  # fmt: skip
+        try:
+            with RunWriter(self.folder, purge_step=purge) as self.writer:
+                self.writer.hyperparameters(self.run)
+                self._introduce()
+                self._began = time.monotonic() - 60 * self.state.minutes
+                yield
+        finally:
+            self.display.close()
+            self.cluster.close()
+
+    def _introduce(self) -> None:
+        """Give the actors their first weights: the base, and the restored version if there is one."""
+        for name, model in self.models.items():
+            self.cluster.publish(name, 0, model.params)
+        self._publish()
+        models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
+        line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
+        self.writer.log(line)
+        self.display.note(line)
+
+    def _open_cluster(self) -> Cluster:
+        spec = {"models": {name: str(model.path) for name, model in self.models.items()}}
+        actors = self.run.cluster.actors
+        if actors == "auto":
+            actors = 1 if jax.default_backend() == "cpu" else 0
+        if actors == 0:
+            return InProcess(make_worker(spec))
+        threads = self.run.cluster.threads
+        if threads == "auto":
+            raise ValueError("cluster.threads is fixed when a run is created")
+        return LocalCluster(actors, ENTRY, spec, threads=threads, timeout_s=self.run.cluster.timeout_s)
+
+    def _record_step(
+        self, refined: Refined, values: dict[str, float], watch: Watch, spent: Mapping[str, float], fresh: int
+    ) -> None:
+        state, total = self.state, watch.total()
+        values |= {
+            "time/sample": spent.get("sample_s", 0.0), "time/verify": spent.get("verify_s", 0.0),
+            "time/acquire": watch["acquire"], "time/refine": watch["refine"], "time/update": watch["update"],
+            "time/publish": watch["publish"], "time/step": total, "perf/tokens_per_s": fresh / total,
+            "progress/tokens": state.tokens, "progress/episodes": state.episodes, "archive/size": len(state.archive),
+            "async/staleness_mean": _staleness(refined, state.step - 1), "async/dropped": 0.0,
+        }  # fmt: skip
+        written = self.writer.step(state.step, state.tokens, values)
+        self.writer.tasks(task_lines(refined.groups))
+        self.writer.samples(samples(refined, self.run, limit=self.run.output.samples_per_step))
+        self.display.step(state.step, state.tokens, written)
+
+    def _minutes(self) -> float:
+        return (time.monotonic() - self._began) / 60
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)
+
+    # ------------------------------------------------------------ save and restore
+
+    def _arrays(self) -> dict[str, Any]:
+        return {"policies": {name: vars(state) for name, state in self.state.policies.items()}}
+
+    def _save(self) -> None:
+        state = self.state
+        counters = {
+            name: getattr(state, name)
+            for name in ("generation", "step", "tokens", "episodes", "minutes", "baselines", "objective", "solve_rates")
+        }
+        summary = {name: v if np.isfinite(v) else None for name, v in state.summary.items()}
+        self.generations.save(
+            state.generation, self._arrays(),
+            {**counters, "summary": summary, "provenance": self.provenance, "config": recipe.to_toml(self.run)},
+            blobs={"archive": state.archive.to_bytes()},
+        )  # fmt: skip
+
+    def restore(self) -> bool:
+        """Take up the newest complete generation; False = there is none."""
+        self.generations.clean()
+        newest = self.generations.newest()
+        if newest is None:
+            return False
+        check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
+        arrays, saved, blobs = self.generations.load(newest, self._arrays())
+        policies = {name: PolicyState(**fields) for name, fields in arrays["policies"].items()}
+        summary = {name: float("nan") if v is None else v for name, v in saved["summary"].items()}
+        kept = {k: v for k, v in saved.items() if k not in ("summary", "provenance", "config")}
+        archive = TaskArchive.from_bytes(blobs["archive"], capacity=self.run.archive.capacity)
+        self.state = State(policies=policies, summary=summary, archive=archive, **kept)
+        self.previous = {name: self.updaters[name].publish(s) for name, s in policies.items()}
+        return True
+
+
+class Watch:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._spent[name] = time.perf_counter() - began
+
+    def __getitem__(self, name: str) -> float:
+        return self._spent.get(name, 0.0)
+
+    def total(self) -> float:
+        """Seconds since the watch was made."""
+        return time.perf_counter() - self._began
+
+
+def _planned(units: Sequence[Unit]) -> dict[Role, int]:
+    """Sequences that the units set out to sample, by role."""
+    return {
+        "propose": sum(u.rows for u in units if u.kind == "propose"),
+        "solve": sum(u.rows * u.attempts for u in units),
+    }
+
+
+def _staleness(refined: Refined, version: int) -> float:
+    ages = [version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable]
+    return float(np.mean(ages)) if ages else 0.0
+
+
+def _baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}
+
+
+def _two_parts(name: str) -> str:
+    """ "env/mode/difficulty" without the mode where the environment has but one to tell apart."""
+    env, _, difficulty = name.rsplit("/", 2)
+    return f"{env}/{difficulty}"

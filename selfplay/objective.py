@@ -1,0 +1,176 @@
+"""What one optimizer step minimises, as a function of weights and packed rows, and what is logged of it.
+
+Pure JAX; `update.py` compiles, differentiates and places it. Letters: R rows of T tokens, V vocabulary, D width.
+Inside, places are shifted: column t of [R T-1] arrays speaks of token t + 1, predicted from the hidden state at t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from selfplay import losses
+from selfplay.config import RoleConfig, Update
+from selfplay.models import ModelConfig, Params, forward, logits
+from selfplay.records import ROLES
+
+Old: TypeAlias = Literal["behaviour", "self", "given"]
+"""Where old's log-probabilities come from: the sampler, theta itself (one step a batch), or the batch."""
+
+Rows: TypeAlias = dict[str, jax.Array]
+"""Fields of a records.Batch by name, [R T] each; `old_logprobs` too where they are given."""
+
+Stats: TypeAlias = dict[str, dict[str, jax.Array]]
+"""{"sum": ..., "max": ...}: what micro-batches add up, and what they take the maximum of."""
+
+
+class Objective:
+    """Loss, scores and values of one policy's weights on packed rows."""
+
+    def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig]) -> None:
+        self.config, self.update = config, update
+        self._temperatures = tuple(roles[role].temperature for role in ROLES)
+        self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
+
+    def loss(
+        self, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
+    ) -> tuple[jax.Array, Stats]:
+        """sum(weights * term) over all terms of the loss, and its statistics.
+
+        Args:
+          references: weights of the reference policy, for kl.estimator = full.
+        """
+        update = self.update
+        at = {name: array[:, 1:] for name, array in rows.items()}
+        hidden = self._hidden(params, rows)  # [R T-1 D]
+        z = self._tempered(logits(self.config, params, hidden), at["roles"])  # [R T-1 V]
+        # Off the policy's tokens every log-probability is 0: ratios there are 1 and nothing overflows.
+        chosen = at["reg_mask"]
+        logprobs = jnp.where(chosen, losses.token_logprobs(z, at["ids"]), 0.0)
+        theta = jax.lax.stop_gradient(logprobs)
+        mu = jnp.where(chosen, at["behaviour_logprobs"], 0.0)
+        before = {"behaviour": mu, "self": theta, "given": at.get("old_logprobs", mu)}[old]
+        clip = {"clip_eps": update.clip_eps, "clip_eps_high": update.clip_eps_high}
+        weights = at["weights"]
+        if old != "behaviour":
+            weights = weights * losses.importance(before, mu, cap=update.importance_cap)
+        policy_loss = jnp.sum(weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **clip))
+        entropy = losses.entropy(z if update.entropy_coef else jax.lax.stop_gradient(z))
+        loss = policy_loss - update.entropy_coef * jnp.sum(at["reg_weights"] * entropy)
+        stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
+        stats["sum"]["policy_loss"] = policy_loss
+        if update.kl.place != "none":
+            kl = self._kl(logprobs, z, at, rows, references)
+            if update.kl.place == "loss":
+                loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
+            stats["sum"]["ref_kl"] = jnp.sum(chosen * kl)
+        if critic is not None:
+            values = self._head(critic, hidden, rows)
+            value_loss = jnp.sum(at["value_weights"] * losses.squared_error(values, at["returns"]))
+            loss += value_loss * (update.critic.vf_coef if update.critic.kind == "shared" else 1.0)
+            stats["sum"]["value_loss"] = value_loss
+        return loss, stats
+
+    def logprobs(self, params: Params, rows: Rows) -> Float[Array, "R T"]:
+        """log pi of every token at its role's temperature, nats; column 0 is 0."""
+        z = self._tempered(logits(self.config, params, self._hidden(params, rows)), rows["roles"][:, 1:])
+        return jnp.pad(losses.token_logprobs(z, rows["ids"][:, 1:]), ((0, 0), (1, 0)))
+
+    def values(self, params: Params, critic: Params, rows: Rows) -> Float[Array, "R T"]:
+        """The critic's value before every token; column 0 is 0."""
+        hidden = None if "trunk" in critic else self._hidden(params, rows)
+        return jnp.pad(self._head(critic, hidden, rows), ((0, 0), (1, 0)))
+
+    def _hidden(self, params: Params, rows: Rows) -> Float[Array, "R T-1 D"]:
+        return forward(self.config, params, rows["ids"], rows["positions"], rows["segment_ids"])[:, :-1]
+
+    def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows) -> Float[Array, "R T-1"]:
+        """The scalar head on the policy's hidden states, or on those of the critic's own trunk."""
+        states = self._hidden(critic["trunk"], rows) if "trunk" in critic else hidden
+        return jnp.asarray(states @ critic["head"]["kernel"] + critic["head"]["bias"])
+
+    def _kl(self, logprobs: jax.Array, z: jax.Array, at: Rows, rows: Rows, references: Params | None) -> jax.Array:
+        """KL to the reference a token [R T-1]; where it is in the reward it is only logged, as k3."""
+        kl = self.update.kl
+        if kl.place == "reward" or kl.estimator != "full":
+            name = "k3" if kl.place == "reward" else kl.estimator
+            return losses.KL[name](logprobs, jnp.where(at["reg_mask"], at["reference_logprobs"], 0.0))
+        if references is None:
+            raise ValueError("kl.estimator = full needs the reference's weights")
+        reference = self._tempered(logits(self.config, references, self._hidden(references, rows)), at["roles"])
+        return losses.full(jax.nn.log_softmax(z), jax.lax.stop_gradient(jax.nn.log_softmax(reference)))
+
+    def _tempered(self, z: Float[Array, "R T-1 V"], roles: Int[Array, "R T-1"]) -> Float[Array, "R T-1 V"]:
+        """Logits over the sampling temperature of each token's role."""
+        if all(t == 1.0 for t in self._temperatures):
+            return z
+        return z / self._by_role(self._temperatures, roles)[..., None]
+
+    def _by_role(self, values: Sequence[float], roles: Int[Array, "R T-1"]) -> Float[Array, "R T-1"]:
+        return jnp.asarray(values, jnp.float32)[jnp.maximum(roles, 0)]
+
+
+def _stats(
+    at: Rows, theta: jax.Array, old: jax.Array, mu: jax.Array, *, clip: Mapping[str, float], cap: float, entropy: jax.Array
+) -> Stats:
+    """Sums and maxima over the tokens of some rows; `update_metrics` turns them into curves."""
+    mask, reg = at["mask"], at["reg_mask"]
+    low, high = losses.clipped(theta, old, at["advantages"], **clip)
+    ratio = jnp.exp(theta - mu)
+    capped = jnp.minimum(ratio, cap)
+    difference = jnp.abs(theta - mu)
+    sums = {
+        "tokens": mask.sum(),
+        "reg_tokens": reg.sum(),
+        "approx_kl": jnp.sum(mask * losses.k3(old, theta)),
+        "clip_low": jnp.sum(mask & low),
+        "clip_high": jnp.sum(mask & high),
+        "logp_absdiff": jnp.sum(reg * difference),
+        "importance": jnp.sum(mask * capped),
+        "importance_squared": jnp.sum(mask * capped**2),
+        "capped": jnp.sum(mask & (ratio > cap)),
+        "entropy": jnp.sum(reg * entropy),
+    }
+    for index, role in enumerate(ROLES):
+        sums[f"reg_tokens/{role}"] = jnp.sum(reg & (at["roles"] == index))
+        sums[f"entropy/{role}"] = jnp.sum(reg * (at["roles"] == index) * entropy)
+    return {
+        "sum": {name: jnp.asarray(value, jnp.float32) for name, value in sums.items()},
+        "max": {"logp_absdiff": jnp.max(jnp.where(reg, difference, 0.0))},
+    }
+
+
+def update_metrics(steps: Sequence[Stats], update: Update) -> dict[str, float]:
+    """Curves of one update: over all its optimizer steps, but `mismatch/*` over the first, where theta is still old."""
+    if not steps:
+        return {}
+    total = {name: float(sum(s["sum"][name] for s in steps)) for name in steps[0]["sum"]}
+    first = {name: float(value) for name, value in steps[0]["sum"].items()}
+    tokens, reg_tokens = max(total["tokens"], 1.0), max(total["reg_tokens"], 1.0)
+    metrics = {
+        "policy/loss": total["policy_loss"] / len(steps),
+        "policy/entropy": total["entropy"] / reg_tokens,
+        "policy/approx_kl": total["approx_kl"] / tokens,
+        "policy/clip_frac": (total["clip_low"] + total["clip_high"]) / tokens,
+        "policy/clip_frac_low": total["clip_low"] / tokens,
+        "policy/clip_frac_high": total["clip_high"] / tokens,
+        "policy/grad_norm": total["grad_norm"] / len(steps),
+        "mismatch/logp_absdiff_mean": first["logp_absdiff"] / max(first["reg_tokens"], 1.0),
+        "mismatch/logp_absdiff_max": float(steps[0]["max"]["logp_absdiff"]),
+    }
+    if first["tokens"]:
+        metrics["mismatch/ess"] = first["importance"] ** 2 / (first["tokens"] * first["importance_squared"])
+        metrics["mismatch/cap_frac"] = first["capped"] / first["tokens"]
+    for role in ROLES:
+        if total[f"reg_tokens/{role}"]:
+            metrics[f"policy/entropy/{role}"] = total[f"entropy/{role}"] / total[f"reg_tokens/{role}"]
+    if update.kl.place != "none":
+        metrics["policy/ref_kl"] = total["ref_kl"] / reg_tokens
+    if update.critic.kind != "none":
+        metrics["critic/loss"] = total["value_loss"] / len(steps)
+        metrics["critic/grad_norm"] = total["critic_grad_norm"] / len(steps)
+    return metrics

@@ -1,0 +1,249 @@
+"""From trajectories with credit to packed rows: which minibatch, which row, and every weight.
+
+All denominators are computed here, once, over the whole optimizer minibatch, so that `sum(weights * term)` is the
+loss whatever the rows, micro-batches and devices are.
+Letters: B rows of T tokens, n tokens of one trajectory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from selfplay.config import RoleConfig, Update
+from selfplay.losses import regularised
+from selfplay.records import ROLES, Batch, Role, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One trajectory with its credit, ready for packing."""
+
+    trajectory: Trajectory
+    advantages: np.ndarray
+    """[n] float32, 0 off the policy's tokens."""
+    group: int
+    """Items of a group share a minibatch."""
+    in_loss: bool = True
+    """False: only KL, entropy and the critic see it."""
+    pair_id: int = 0
+    """Items that a pairwise loss compares share one, above 0; a pair lies within a group."""
+    returns: np.ndarray | None = None
+    """[n] what the critic regresses on; None = the critic skips it."""
+    old_values: np.ndarray | None = None
+    """[n] the critic's values as of the batch's start."""
+    reference_logprobs: np.ndarray | None = None
+    """[n] nats; needed when a KL estimator of single tokens is on."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token ids laid out in rows, and where each trajectory lies."""
+
+    ids: np.ndarray
+    """[B, T] int32."""
+    positions: np.ndarray
+    """[B, T] int32: place in its own trajectory."""
+    segment_ids: np.ndarray
+    """[B, T] int32: 0 = padding, 1.. = the trajectories of the row."""
+    roles: np.ndarray
+    """[B, T] int32: index into ROLES, -1 on padding."""
+    places: tuple[tuple[int, slice], ...]
+    """Row and columns of each trajectory, in the order given."""
+
+
+def minibatches(
+    items: Sequence[Item],
+    *,
+    policy: str,
+    planned: Mapping[Role, int],
+    roles: Mapping[str, RoleConfig],
+    update: Update,
+    seed: int,
+    multiple: int = 1,
+    max_tokens: Mapping[Role, int] | None = None,
+) -> list[Batch]:
+    """A learner step's data as `epochs` x `minibatches` Batches of one common shape, one optimizer step each.
+
+    Whole groups go, in a fresh seeded order every epoch, to the minibatch that has the fewest tokens so far.
+    A minibatch that gets nothing is all padding with weights 0: the updater skips it.
+
+    Args:
+      items: of any policy; only trainable trajectories of `policy` are packed, and of those outside the loss only
+        what KL, entropy or the critic need.
+      planned: sequences that the whole step set out to sample, by role, whatever became of them.
+      seed: of the shuffle, from `streams.python_seed(seed, Stream.MINIBATCH, generation, step)`.
+      multiple: rows come in multiples of this (`Updater.row_multiple`).
+      max_tokens: longest completion by role, for denominator = planned_sequences_x_max_tokens.
+    """
+    kept = [
+        item
+        for item in items
+        if item.trajectory.trainable
+        and item.trajectory.mask.any()
+        and item.trajectory.policy.policy == policy
+        and (item.in_loss or regularised(update) or item.returns is not None)
+    ]
+    _check(kept)
+    longest = max((len(item.trajectory.ids) for item in kept), default=1)
+    width = row_width(longest, update.row_tokens)
+    order = np.random.default_rng(seed)
+    parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
+    layouts = [first_fit([len(item.trajectory.ids) for item in part], width) for part in parts]
+    rows = row_bucket(max(count for _, count in layouts), multiple)
+    return [
+        _batch(part, lay_out([i.trajectory for i in part], places, rows, width), policy, planned, roles, update, max_tokens)
+        for part, (places, _) in zip(parts, layouts, strict=True)
+    ]
+
+
+def row_width(longest: int, row_tokens: int) -> int:
+    """T: `row_tokens`, or the next multiple of 64 that holds the longest trajectory."""
+    return row_tokens if longest <= row_tokens else 64 * ceil(longest / 64)
+
+
+def row_bucket(rows: int, multiple: int) -> int:
+    """B: few distinct shapes mean few compilations: 8, then multiples of 16 up to 64, then of 32; and of `multiple`."""
+    size = 8 if rows <= 8 else 16 * ceil(rows / 16) if rows <= 64 else 32 * ceil(rows / 32)
+    return multiple * ceil(size / multiple)
+
+
+def first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], int]:
+    """First-fit decreasing: (row, start) of each length, in the order given, and the number of rows used."""
+    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
+    used: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, taken in enumerate(used) if taken + lengths[i] <= width), len(used))
+        if row == len(used):
+            used.append(0)
+        places[i] = (row, used[row])
+        used[row] += lengths[i]
+    return places, len(used)
+
+
+def lay_out(
+    trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]], rows: int, width: int
+) -> Rows:
+    """The trajectories written into [rows, width] arrays at their places."""
+    ids, positions, segment_ids = (np.zeros((rows, width), np.int32) for _ in range(3))
+    role_ids = np.full((rows, width), -1, np.int32)
+    filled: Counter[int] = Counter()
+    where: list[tuple[int, slice]] = []
+    for trajectory, (row, start) in zip(trajectories, places, strict=True):
+        at = row, slice(start, start + len(trajectory.ids))
+        filled[row] += 1
+        ids[at] = trajectory.ids
+        positions[at] = np.arange(len(trajectory.ids))
+        segment_ids[at] = filled[row]
+        role_ids[at] = ROLES.index(trajectory.role)
+        where.append(at)
+    return Rows(ids, positions, segment_ids, role_ids, tuple(where))
+
+
+def _check(items: Sequence[Item]) -> None:
+    groups: dict[int, int] = {}
+    for item in items:
+        if item.trajectory.mask[:1].any():
+            raise ValueError("a trajectory's first token has nothing before it: the policy cannot have chosen it")
+        if item.pair_id and groups.setdefault(item.pair_id, item.group) != item.group:
+            raise ValueError(f"pair {item.pair_id} spans groups {groups[item.pair_id]} and {item.group}")
+
+
+def _split(items: Sequence[Item], parts: int, order: np.random.Generator) -> list[list[Item]]:
+    """Whole groups, in a random order, each to the part with the fewest tokens so far."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.group, []).append(item)
+    members = list(groups.values())
+    chosen: list[list[Item]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for g in order.permutation(len(members)):
+        lightest = tokens.index(min(tokens))
+        chosen[lightest] += members[g]
+        tokens[lightest] += sum(len(item.trajectory.ids) for item in members[g])
+    return chosen
+
+
+def _batch(
+    items: Sequence[Item],
+    rows: Rows,
+    policy: str,
+    planned: Mapping[Role, int],
+    roles: Mapping[str, RoleConfig],
+    update: Update,
+    max_tokens: Mapping[Role, int] | None,
+) -> Batch:
+    shape = rows.ids.shape
+    mask, reg_mask, valued = (np.zeros(shape, bool) for _ in range(3))
+    floats = {
+        name: np.zeros(shape, np.float32)
+        for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
+    }
+    pair_ids = np.zeros(shape, np.int32)
+    shares = _shares(items, planned, roles, update, max_tokens)
+    for item, at in zip(items, rows.places, strict=True):
+        chosen = np.asarray(item.trajectory.mask, bool)
+        reg_mask[at] = chosen
+        mask[at] = chosen & item.in_loss
+        pair_ids[at] = item.pair_id
+        floats["behaviour_logprobs"][at] = item.trajectory.behaviour_logprobs
+        if item.in_loss:
+            floats["advantages"][at] = np.where(chosen, item.advantages, 0)
+            floats["weights"][at] = chosen * shares[item.trajectory.role]
+        if item.reference_logprobs is not None:
+            floats["reference_logprobs"][at] = item.reference_logprobs
+        if item.returns is not None:
+            valued[at] = chosen
+            floats["returns"][at] = item.returns
+        if item.old_values is not None:
+            floats["old_values"][at] = item.old_values
+    return Batch(
+        policy=policy,
+        ids=rows.ids,
+        positions=rows.positions,
+        segment_ids=rows.segment_ids,
+        roles=rows.roles,
+        mask=mask,
+        reg_mask=reg_mask,
+        reg_weights=_mean_weights(reg_mask),
+        value_weights=_mean_weights(valued),
+        pair_ids=pair_ids,
+        loss=update.loss,
+        **floats,
+    )
+
+
+def _mean_weights(mask: np.ndarray) -> np.ndarray:
+    return mask.astype(np.float32) / np.float32(max(int(mask.sum()), 1))
+
+
+def _shares(
+    items: Sequence[Item],
+    planned: Mapping[Role, int],
+    roles: Mapping[str, RoleConfig],
+    update: Update,
+    max_tokens: Mapping[Role, int] | None,
+) -> dict[Role, float]:
+    """Weight of one token of the loss, by role: loss_weight / denominator, over this optimizer minibatch.
+
+    active_* count what is in the loss here; planned_* are the step's plan shared evenly among the minibatches.
+    """
+    active = [item.trajectory for item in items if item.in_loss]
+    shares: dict[Role, float] = {}
+    for role in {t.role for t in active}:
+        if update.denominator == "active_tokens":
+            total: float = sum(int(np.sum(t.mask)) for t in active if t.role == role)
+        elif update.denominator == "active_sequences":
+            total = sum(t.role == role for t in active)
+        else:
+            total = planned.get(role, 0) / update.minibatches
+            if update.denominator == "planned_sequences_x_max_tokens":
+                total *= (max_tokens or {}).get(role, 0)
+        if total <= 0:
+            raise ValueError(f"role {role} is in the loss, but its {update.denominator} number {total}")
+        shares[role] = roles[role].loss_weight / total
+    return shares

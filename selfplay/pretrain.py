@@ -1,0 +1,188 @@
+"""Pretrain a small base model on the environments' own train splits, so that self-play has something to start from.
+
+Solve examples are (prompt, gold) and propose examples (ask, offer); easy sizes mostly, harder ones in a thin tail.
+The same settings and seed give the same weights. Letters: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from envs import make
+from envs.base import Env, Proposable, Verifiable
+from selfplay.errors import UserError
+from selfplay.models import ModelConfig, Tokenizer, forward, init_params, logits, printable_ascii, save
+from selfplay.models.decoder import Params
+from selfplay.streams import Stream, python_seed, stream_key
+from selfplay.templates import TEMPLATES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What one environment contributes to the pretraining mixture."""
+
+    env: str
+    weight: float = 1.0
+    """Share of the examples."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to the environment; widen its sizes here."""
+    difficulties: Mapping[str, float] = field(default_factory=lambda: {"1": 1.0})
+    """Weights of the solve examples by difficulty."""
+    proposals: float = 0.2
+    """Share of this source's examples that are proposals."""
+    propose_difficulties: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the proposals by difficulty; none = as the solve examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Architecture, mixture and optimisation of a pretraining."""
+
+    seed: int = 0
+    layers: int = 3
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    inner: int = 256
+    """Width of the gated MLP."""
+    max_positions: int = 512
+    vocab_size: int = 128
+    steps: int = 3500
+    rows: int = 16
+    """Packed rows a step, B."""
+    row_tokens: int = 96
+    """Tokens a row, T."""
+    learning_rate: float = 2e-3
+    """Peak of a linear warm-up and cosine decay to a tenth."""
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    sources: tuple[Source, ...] = ()
+    """The mixture."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "steps", "rows", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"pretrain: {name} must be >= 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise UserError(f"pretrain: width must be a multiple of heads, got {self.width} and {self.heads}")
+
+
+def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
+    """An endless stream of (ids [n] with the end token, number of prompt tokens), all from train splits."""
+    envs = [make(s.env, **s.options) for s in config.sources]
+    rng = random.Random(python_seed(config.seed, Stream.INIT, 1))
+    index = 0
+    while True:
+        source_index = rng.choices(range(len(envs)), [s.weight for s in config.sources])[0]
+        source, env = config.sources[source_index], envs[source_index]
+        is_proposal = rng.random() < source.proposals
+        weights = (source.propose_difficulties if is_proposal else {}) or source.difficulties
+        difficulty = int(rng.choices(list(weights), list(weights.values()))[0])
+        prompt, answer = _example(env, index, config.seed, difficulty, is_proposal=is_proposal)
+        index += 1
+        head = tokenizer.prompt(prompt)
+        ids = np.concatenate([head, tokenizer.encode(answer), [tokenizer.eos_id]]).astype(np.int32)
+        if len(ids) > config.row_tokens:
+            raise UserError(f"pretrain: an example of {source.env} difficulty {difficulty} has {len(ids)} tokens, "
+                            f"more than row_tokens = {config.row_tokens}")  # fmt: skip
+        yield ids, len(head)
+
+
+def _example(env: Env, index: int, seed: int, difficulty: int, *, is_proposal: bool) -> tuple[str, str]:
+    task = env.task("train", index, seed, mode=env.spec.modes[0], difficulty=difficulty)
+    plain = TEMPLATES["plain"]
+    if is_proposal:
+        if not isinstance(env, Proposable):
+            raise UserError(f"pretrain: environment {env.spec.name} takes no proposals: set proposals = 0")
+        return plain(env.ask(task.mode, (), task.seed)), env.offer(task)
+    gold = env.gold(task) if isinstance(env, Verifiable) else None
+    if gold is None:
+        raise UserError(f"pretrain: environment {env.spec.name} gives no gold answer for {task.key}")
+    return plain(task.prompt), gold
+
+
+def batches(config: Pretrain, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
+    """Examples packed into rows in the order they come; `targets` are the next ids, -1 where nothing is learnt."""
+    stream = examples(config, tokenizer)
+    carried: tuple[np.ndarray, int] | None = None
+    while True:
+        ids = np.zeros((config.rows, config.row_tokens), np.int32)
+        positions, segments = np.zeros_like(ids), np.zeros_like(ids)
+        targets = np.full_like(ids, -1)
+        for row in range(config.rows):
+            used, segment = 0, 0
+            while True:
+                example = carried or next(stream)
+                own, prompt = example
+                if used + len(own) > config.row_tokens:
+                    carried = example
+                    break
+                carried = None
+                segment += 1
+                place = slice(used, used + len(own))
+                ids[row, place], segments[row, place] = own, segment
+                positions[row, place] = np.arange(len(own))
+                targets[row, used + prompt - 1 : used + len(own) - 1] = own[prompt:]
+                used += len(own)
+        yield {"ids": ids, "positions": positions, "segments": segments, "targets": targets}
+
+
+def nll(config: ModelConfig, params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Mean negative log-likelihood (nats) of the answer tokens."""
+    hidden = forward(config, params, batch["ids"], batch["positions"], batch["segments"])  # [B T D]
+    logprobs = jax.nn.log_softmax(logits(config, params, hidden))  # [B T V]
+    own = jnp.take_along_axis(logprobs, jnp.maximum(batch["targets"], 0)[..., None], -1)[..., 0]
+    mask = batch["targets"] >= 0
+    return -jnp.sum(own * mask) / jnp.sum(mask)
+
+
+def optimizer(config: Pretrain) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and cosine decay."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate / 10
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay)
+    )
+
+
+def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params, Tokenizer, dict[str, float]]:
+    """Train from a random start; returns the model and what it cost (steps, tokens, FLOPs, seconds)."""
+    if not config.sources:
+        raise UserError("pretrain: no sources: name at least one environment")
+    tokenizer = printable_ascii(vocab_size=config.vocab_size, model_max_length=config.max_positions)
+    model = ModelConfig(
+        family="qwen3", vocab_size=config.vocab_size, hidden_size=config.width, layers=config.layers,
+        heads=config.heads, kv_heads=config.kv_heads, head_dim=config.width // config.heads,
+        intermediate_size=config.inner, qk_norm=True, max_positions=config.max_positions,
+        eos_ids=(tokenizer.eos_id,), bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+    params = init_params(model, stream_key(config.seed, Stream.INIT))
+    tx = optimizer(config)
+    opt_state = tx.init(params)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, opt_state: Any, batch: Any) -> tuple[Params, Any, jax.Array]:
+        loss, grads = jax.value_and_grad(partial(nll, model))(params, batch)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    began, tokens = time.monotonic(), 0
+    for i, batch in zip(range(config.steps), batches(config, tokenizer), strict=False):
+        tokens += int((batch["segments"] > 0).sum())
+        params, opt_state, loss = step(params, opt_state, batch)
+        if (i + 1) % 100 == 0 or i + 1 == config.steps:
+            log(f"step {i + 1}/{config.steps}  loss {float(loss):.4f} nats  {time.monotonic() - began:.0f} s")
+    count = sum(x.size for x in jax.tree.leaves(params))
+    cost = {"parameters": count, "tokens": tokens, "flops": 6.0 * count * tokens, "seconds": time.monotonic() - began}
+    return model, params, tokenizer, cost

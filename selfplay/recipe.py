@@ -1,0 +1,206 @@
+"""Recipes: short TOML files over the defaults of config.py, and the resolved config of a run.
+
+Precedence: default < recipe < command line. Tables are merged field by field, but naming one of REPLACED replaces
+all of it, since its keys are choices. A recipe may start from another: `base = "quickstart"`, one level deep.
+Besides fields of `Run` a recipe holds `summary` (one line) and `paper` (where the method comes from).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import envs
+from envs.base import EnvUserError, Proposable
+from selfplay import flags
+from selfplay.config import EnvChoice, Run
+from selfplay.errors import UserError, nearest
+from selfplay.folders import CONFIG, PART
+from selfplay.tree import Table, build, dump_toml, merge, plain
+
+FOLDER = Path(__file__).parent / "recipes"
+REPLACED = ("envs", "acquire.mix")
+HEADER = "# The resolved configuration of this run, every field of it. Edit a recipe, not this file.\n\n"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file, its base merged in."""
+
+    name: str
+    summary: str
+    paper: str
+    table: Mapping[str, Any]
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that come with the package, quickstart ones first."""
+    found = [p.stem for p in FOLDER.glob("*.toml")]
+    return tuple(sorted(found, key=lambda n: (not n.startswith("quickstart"), n)))
+
+
+def load(name_or_path: str) -> Recipe:
+    """A recipe by name, or a person's own TOML file by its path.
+
+    Raises:
+      UserError: no such recipe, no valid TOML, or a base that has a base.
+    """
+    path = _path(name_or_path)
+    table = _read(path)
+    if "base" in table:
+        below = _read(_path(_text(table, "base", path), beside=path.parent))
+        if "base" in below:
+            raise UserError(f"recipe {path.stem}: its base {table['base']} has a base itself; one level only")
+        below.pop("summary", None)
+        table = merge(below, table, REPLACED)
+    meta = {key: _text(table, key, path) for key in ("summary", "paper")}
+    fields = {k: v for k, v in table.items() if k not in ("base", "summary", "paper", "recipe")}
+    return Recipe(path.stem, meta["summary"], meta["paper"], fields)
+
+
+def resolve(name_or_path: str, overrides: Sequence[str] = (), *, env: str | None = None) -> Run:
+    """The run that a recipe and flags describe.
+
+    Args:
+      overrides: flags, as in `["--update.learning-rate", "3e-4"]`.
+      env: train on this environment alone, with its default modes, difficulties and options.
+    """
+    recipe = load(name_or_path)
+    table = merge(merge(plain(Run()), recipe.table, REPLACED), {"recipe": recipe.name})
+    if env is not None:
+        table["envs"] = {env: plain(EnvChoice())}
+    return _with_flags(table, overrides)
+
+
+def example(name_or_path: str, *, env: str | None = None) -> Run:
+    """The run of a recipe for its help page; a recipe that needs another run gets a placeholder."""
+    yoked = load(name_or_path).table.get("acquire", {}).get("mix", {}).get("yoked", 0) > 0
+    return resolve(name_or_path, ["--acquire.yoked-run", "RUN"] if yoked else [], env=env)
+
+
+def resume(folder: Path, overrides: Sequence[str] = (), *, recipe: str | None = None, env: str | None = None) -> Run:
+    """The config that a stopped run goes on with: its own, but for what may change between a stop and a resume.
+
+    Raises:
+      UserError: a change of anything but `cluster.*` and a larger `schedule.generations`.
+    """
+    old = from_toml(folder / CONFIG)
+    if recipe is not None and load(recipe).name != old.recipe:
+        raise UserError(f"{folder} was started from recipe {old.recipe}, not {recipe}: use another --out")
+    if env is not None and set(old.envs) != {env}:
+        raise UserError(f"{folder} trains on {', '.join(sorted(old.envs))}, not {env}: use another --out")
+    new = _with_flags(plain(old), overrides)
+    check_resume(old, new)
+    return new
+
+
+def check_resume(old: Run, new: Run) -> None:
+    """Refuse to resume with settings that would make another run of it."""
+    if new.schedule.generations < old.schedule.generations:
+        raise UserError(
+            f"schedule.generations may only grow on --resume: it is {old.schedule.generations}, "
+            f"got {new.schedule.generations}"
+        )
+    allowed = replace(old.schedule, generations=new.schedule.generations)
+    changed = _first_change(plain(replace(old, schedule=allowed, cluster=new.cluster)), plain(new))
+    if changed is not None:
+        raise UserError(f"{changed} cannot change on --resume (only cluster.* and a larger schedule.generations can)")
+
+
+def fix_threads(run: Run) -> Run:
+    """`cluster.threads = auto` as the number of cores that this process may use: part of what fixes a run's bits."""
+    if run.cluster.threads != "auto":
+        return run
+    return replace(run, cluster=replace(run.cluster, threads=len(os.sched_getaffinity(0))))
+
+
+def check_envs(run: Run) -> None:
+    """Refuse a run whose environments do not exist, lack what it asks for, or cannot propose where it proposes."""
+    for name, choice in run.envs.items():
+        env = envs.make(name, **choice.options)
+        for label, asked, has in (
+            ("modes", choice.modes, env.spec.modes),
+            ("difficulties", choice.difficulties, env.spec.difficulties),
+        ):
+            for item in asked:
+                if item not in has:
+                    raise EnvUserError(f"envs.{name}.{label}: it has no {item}; valid: {', '.join(map(str, has))}")
+        if _proposes(run.acquire.mix) and not isinstance(env, Proposable):
+            others = [n for n in names() if not _proposes(load(n).table.get("acquire", {}).get("mix", {"propose": 1}))]
+            raise UserError(
+                f"environment {name} cannot turn proposals into tasks, and recipe {run.recipe} proposes; "
+                f"recipes that work: {', '.join(others)}"
+            )
+
+
+def to_toml(run: Run) -> str:
+    """The whole config as TOML; `from_toml` of it gives an equal Run."""
+    return HEADER + dump_toml(plain(run))
+
+
+def write(run: Run, folder: Path) -> None:
+    """Write config.toml into a run folder; killed at any moment, it is there whole or not at all."""
+    part = folder / PART
+    part.write_text(to_toml(run), encoding="utf-8")
+    part.replace(folder / CONFIG)
+
+
+def from_toml(path: Path) -> Run:
+    """The config of a run folder."""
+    return build(Run, _read(path))
+
+
+def _with_flags(table: Table, overrides: Sequence[str]) -> Run:
+    given, positional = flags.parse(overrides)
+    if positional:
+        raise UserError(f"unexpected argument {positional[0]!r}: flags are --field value")
+    return build(Run, merge(table, given))
+
+
+def _proposes(mix: Mapping[Any, float]) -> bool:
+    return mix.get("propose", 0) > 0
+
+
+def _path(name_or_path: str, beside: Path | None = None) -> Path:
+    if name_or_path in names():
+        return FOLDER / f"{name_or_path}.toml"
+    if name_or_path.endswith(".toml"):
+        path = (beside or Path()) / name_or_path
+        if path.is_file():
+            return path
+        raise UserError(f"no recipe file {path}")
+    raise UserError(f"unknown recipe {name_or_path!r}; {nearest(name_or_path, names())}")
+
+
+def _read(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {' '.join(str(error).split())}") from error
+
+
+def _text(table: Mapping[str, Any], key: str, path: Path) -> str:
+    value = table.get(key, "")
+    if not isinstance(value, str):
+        raise UserError(f"recipe {path.stem}: {key} must be text, got {value!r}")
+    return value
+
+
+def _first_change(old: Any, new: Any, path: str = "") -> str | None:
+    """The dotted name of the first field that differs."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return path if old != new else None
+    for name in dict.fromkeys((*old, *new)):
+        here = f"{path}.{name}" if path else name
+        if name not in old or name not in new:
+            return here
+        changed = _first_change(old[name], new[name], here)
+        if changed is not None:
+            return changed
+    return None

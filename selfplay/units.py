@@ -1,0 +1,207 @@
+"""What a learner step asks its actors for: units of training experience, and units of evaluation.
+
+Drawn by the learner alone, from keyed draws, so that an actor needs nothing but the unit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from envs.base import Env, Split, Task
+from selfplay.archive import TaskArchive
+from selfplay.config import EnvChoice, RoleConfig, Run, Source
+from selfplay.errors import UserError
+from selfplay.metrics.files import read_tasks
+from selfplay.records import PolicyRef, Role, SamplingSpec, Unit
+from selfplay.streams import Stream, python_seed
+
+EVALUATION_SEED = 0
+"""Seed of held-out tasks: the same tasks in every run, so that runs compare task by task."""
+
+Objective = Mapping[str, float]
+"""Weights of procedural tasks by "env/mode/difficulty"."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What units are drawn from: the environments, and for a yoked control the other run's tasks by step."""
+
+    envs: Mapping[str, Env]
+    yoked: Mapping[int, Sequence[Task]]
+
+
+def modes(env: Env, choice: EnvChoice) -> tuple[str, ...]:
+    """The modes of an environment that a run uses."""
+    return choice.modes or env.spec.modes
+
+
+def difficulties(env: Env, choice: EnvChoice) -> tuple[int, ...]:
+    """The difficulties that a run trains on and evaluates."""
+    return choice.difficulties or env.spec.difficulties
+
+
+def uniform_objective(run: Run, envs: Mapping[str, Env]) -> dict[str, float]:
+    """The same weight for every (environment, mode, difficulty)."""
+    return {
+        f"{name}/{mode}/{difficulty}": 1.0
+        for name, choice in run.envs.items()
+        for mode in modes(envs[name], choice)
+        for difficulty in difficulties(envs[name], choice)
+    }
+
+
+def step_units(
+    run: Run,
+    world: World,
+    *,
+    generation: int,
+    step: int,
+    seats: Mapping[Role, PolicyRef],
+    objective: Objective,
+    archive: TaskArchive,
+) -> list[Unit]:
+    """The units of one learner step."""
+    return [
+        _training_unit(run, world, generation, step, index, seats, objective, archive)
+        for index in range(run.acquire.units)
+    ]
+
+
+def _training_unit(
+    run: Run, world: World, generation: int, step: int, index: int,
+    seats: Mapping[Role, PolicyRef], objective: Objective, archive: TaskArchive,
+) -> Unit:  # fmt: skip
+    rng = random.Random(python_seed(run.seed, Stream.TASKMIX, generation, step, index))
+    names = [name for name, choice in run.envs.items() if choice.weight > 0]
+    name = rng.choices(names, [run.envs[n].weight for n in names])[0]
+    env, choice = world.envs[name], run.envs[name]
+    mode = rng.choice(modes(env, choice))
+    source = _source(run, rng, len(list(islice(_held(archive, name, mode), run.acquire.tasks_per_unit))))
+    base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index)
+    rows = run.acquire.tasks_per_unit
+    if source == "propose":
+        asks = rows // run.propose.per_ask
+        shown = tuple(
+            tuple(archive.sample(run.propose.shown, rng.getrandbits(32), env=name, mode=mode)) for _ in range(asks)
+        )
+        return Unit(**base, kind="propose", mode=mode, rows=rows, per_ask=run.propose.per_ask, shown=shown,
+                    attempts=run.acquire.group_size)  # fmt: skip
+    given: dict[str, Any] = {"kind": "solve", "mode": mode, "rows": rows, "attempts": run.acquire.group_size}
+    if source == "replay":
+        return Unit(**base, **given, tasks=tuple(archive.sample(rows, rng.getrandbits(32), env=name, mode=mode)))
+    if source == "yoked":
+        return Unit(**base, **given, tasks=_yoked_tasks(world, step, index, run))
+    prefix = f"{name}/{mode}/"
+    mix = {int(k.removeprefix(prefix)): w for k, w in objective.items() if k.startswith(prefix)}
+    drawn = tuple(rng.choices(list(mix), list(mix.values()), k=rows))
+    first = ((step - 1) * run.acquire.units + index) * rows
+    return Unit(**base, **given, difficulties=drawn, first_index=first, task_seed=run.seed)
+
+
+def _held(archive: TaskArchive, env: str, mode: str) -> Iterator[Task]:
+    return (e.task for e in archive if e.task.env == env and e.task.mode == mode)
+
+
+def _source(run: Run, rng: random.Random, archived: int) -> Source:
+    """Draw where a unit's tasks come from; replay counts only once the archive can fill a unit."""
+    mix = {s: w for s, w in run.acquire.mix.items() if w > 0}
+    if archived < run.acquire.tasks_per_unit and len(mix) > 1:
+        mix.pop("replay", None)
+    return rng.choices(list(mix), list(mix.values()))[0]
+
+
+def _yoked_tasks(world: World, step: int, index: int, run: Run) -> tuple[Task, ...]:
+    """This unit's share of the other run's tasks of this step, repeated in order where it falls short of a unit."""
+    tasks = world.yoked.get(step)
+    if not tasks:
+        raise UserError(f"acquire.yoked_run {run.acquire.yoked_run} admitted no tasks at step {step}")
+    share = tasks[index :: run.acquire.units] or tasks
+    rows = run.acquire.tasks_per_unit
+    return tuple(share[i % len(share)] for i in range(rows))
+
+
+def _unit_base(
+    run: Run, name: str, env: Env, seats: Mapping[Role, PolicyRef], *, generation: int, step: int, index: int
+) -> dict[str, Any]:
+    """The fields that all kinds of training units share."""
+    return {
+        "seed": run.seed, "generation": generation, "step": step, "index": index, "env": name,
+        "options": dict(run.envs[name].options), "seats": dict(seats),
+        "frozen": tuple(r for r in seats if not run.roles[r].trainable),
+        "sampling": {
+            "propose": sampling(run.roles["propose"], env.spec.propose_tokens),
+            "solve": sampling(run.roles["solve"], env.spec.max_new_tokens),
+        },
+        "template": run.policies[run.roles["solve"].policy].template,
+    }  # fmt: skip
+
+
+def sampling(role: RoleConfig, max_new_tokens: int, *, temperature: float | None = None) -> SamplingSpec:
+    """How a role samples: its own limits, or else the environment's."""
+    return SamplingSpec(
+        max_new_tokens=role.max_new_tokens or max_new_tokens, stop=role.stop,
+        temperature=role.temperature if temperature is None else temperature,
+    )  # fmt: skip
+
+
+def evaluation_units(
+    run: Run, envs: Mapping[str, Env], *, generation: int, step: int, solver: PolicyRef, tasks: int,
+    samples: int = 1, splits: Sequence[Split] = ("dev", "test"),
+) -> list[Unit]:  # fmt: skip
+    """Units over the held-out tasks of every (split, environment, mode, difficulty).
+
+    Args:
+      tasks: tasks a difficulty and split, shared out evenly over the environment's modes.
+      samples: attempts a task.
+    """
+    units: list[Unit] = []
+    for split in splits:
+        for name, choice in run.envs.items():
+            env = envs[name]
+            used = modes(env, choice)
+            for mode in used:
+                for difficulty in difficulties(env, choice):
+                    for first, rows in _chunks(tasks // len(used) or 1, env.size(split), run.evaluate.tasks_per_unit):
+                        base = _unit_base(run, name, env, {"solve": solver}, generation=generation, step=step,
+                                          index=len(units))  # fmt: skip
+                        base["sampling"] = {
+                            "solve": sampling(run.roles["solve"], env.spec.max_new_tokens,
+                                              temperature=run.evaluate.temperature)
+                        }  # fmt: skip
+                        units.append(
+                            Unit(**base, kind="evaluate", split=split, mode=mode, rows=rows, attempts=samples,
+                                 difficulties=(difficulty,) * rows, first_index=first, task_seed=EVALUATION_SEED)
+                        )  # fmt: skip
+    return units
+
+
+def _chunks(tasks: int, size: int | None, rows: int) -> Iterator[tuple[int, int]]:
+    """(first index, rows) of each unit, over all tasks or as many as the split has."""
+    total = tasks if size is None else min(tasks, size)
+    for first in range(0, total, rows):
+        yield first, min(rows, total - first)
+
+
+def load_yoked(run: Run) -> dict[int, list[Task]]:
+    """Step -> admitted tasks of the run that a yoked control replays; empty for other runs.
+
+    Raises:
+      UserError: that run has no tasks, or fewer steps than this one plans.
+    """
+    if not run.acquire.mix.get("yoked", 0):
+        return {}
+    folder = Path(run.acquire.yoked_run or "")
+    if not (folder / "tasks.jsonl").is_file():
+        raise UserError(f"acquire.yoked_run {folder}: there is no tasks.jsonl in it")
+    by_step: dict[int, list[Task]] = {}
+    for line in read_tasks(folder):
+        by_step.setdefault(line.step, []).append(line.task)
+    planned = run.schedule.generations * run.schedule.steps_per_generation
+    if run.schedule.max_tokens is None and max(by_step, default=0) < planned:
+        raise UserError(f"acquire.yoked_run {folder} has {max(by_step, default=0)} steps, this run plans {planned}")
+    return by_step

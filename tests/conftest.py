@@ -1,0 +1,29 @@
+"""What every test leans on: eight pretend CPU devices, a compilation cache between runs, short property tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+settings.register_profile("selfplay", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("selfplay")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The embedded model, opened once."""
+    from selfplay.models import load
+
+    return load("tiny")
