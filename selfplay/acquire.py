@@ -26,6 +26,8 @@ class Speaker:
 
     sampler: Sampler
     tokenizer: Tokenizer
+    max_positions: int
+    """Longest context of the model, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,24 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
     proposable = env if isinstance(env, Proposable) else None
     groups = [
         Group(
-            generation=unit.generation, step=unit.step, unit=unit.index, round=unit.round, row=row,
-            kind=unit.kind, env=unit.env, mode=unit.mode, split=unit.split,
+            generation=unit.generation,
+            step=unit.step,
+            unit=unit.index,
+            round=unit.round,
+            row=row,
+            kind=unit.kind,
+            env=unit.env,
+            mode=unit.mode,
+            split=unit.split,
             task=None if isinstance(outcome, Rejection) else outcome,
             rejection=outcome if isinstance(outcome, Rejection) else None,
-            proposal=proposals.trajectories[row], attempts=attempts[row],
+            proposal=proposals.trajectories[row],
+            attempts=attempts[row],
             shape=proposable.shape(outcome) if proposable and isinstance(outcome, Task) else "",
             seats=unit.seats,
         )
         for row, outcome in enumerate(proposals.outcomes)
-    ]  # fmt: skip
+    ]
     return groups, Timings(sample_s=clock.sample_s, verify_s=clock.verify_s)
 
 
@@ -94,16 +104,35 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
             if completion.finish == "length":
                 outcome: Task | Rejection = Rejection("format", "the proposal did not end")
             else:
-                outcome = env.admit(unit.mode, text, shown[ask], seeds[ask])
+                outcome = _fitting(env.admit(unit.mode, text, shown[ask], seeds[ask]), unit, env, speakers)
             admitted = isinstance(outcome, Task)
             verdict = Verdict(float(admitted), "ok" if admitted else "unparsed")
             parent = f"{unit.step}:{unit.index}:{ask}"
             outcomes.append(outcome)
             trajectories.append(
-                _trajectory(unit, "propose", ref, prompts[ask], completion, verdict, text, parent_key=parent,
-                            task_key=outcome.key if isinstance(outcome, Task) else "")
-            )  # fmt: skip
+                _trajectory(
+                    unit,
+                    "propose",
+                    ref,
+                    prompts[ask],
+                    completion,
+                    verdict,
+                    text,
+                    parent_key=parent,
+                    task_key=outcome.key if isinstance(outcome, Task) else "",
+                )
+            )
     return Proposals(tuple(outcomes), tuple(trajectories))
+
+
+def _fitting(outcome: Task | Rejection, unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> Task | Rejection:
+    """An admitted task, unless its prompt leaves the solver no room to answer."""
+    if isinstance(outcome, Rejection):
+        return outcome
+    speaker = speakers[unit.seats["solve"].policy]
+    prompt = speaker.tokenizer.prompt(TEMPLATES[unit.template](first_messages(env, outcome)))
+    room = speaker.max_positions - unit.sampling["solve"].max_new_tokens
+    return outcome if len(prompt) <= room else Rejection("bounds", f"the prompt has {len(prompt)} tokens, over {room}")
 
 
 def _given(unit: Unit, env: Env) -> Proposals:
@@ -143,11 +172,19 @@ def _solve(
             texts = [speaker.tokenizer.decode(c.ids) for c in own]
             attempts.append(
                 tuple(
-                    _trajectory(unit, "solve", ref, prompt, c, judge(env, outcome, text, truncated=c.finish == "length"),
-                                text, task_key=outcome.key)
+                    _trajectory(
+                        unit,
+                        "solve",
+                        ref,
+                        prompt,
+                        c,
+                        judge(env, outcome, text, truncated=c.finish == "length"),
+                        text,
+                        task_key=outcome.key,
+                    )
                     for c, text in zip(own, texts, strict=True)
                 )
-            )  # fmt: skip
+            )
     return attempts
 
 
@@ -183,19 +220,36 @@ def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
 
 
 def _trajectory(
-    unit: Unit, role: Role, ref: PolicyRef, prompt: np.ndarray, completion: Completion, verdict: Verdict, text: str,
-    *, task_key: str = "", parent_key: str = "",
-) -> Trajectory:  # fmt: skip
+    unit: Unit,
+    role: Role,
+    ref: PolicyRef,
+    prompt: np.ndarray,
+    completion: Completion,
+    verdict: Verdict,
+    text: str,
+    *,
+    task_key: str = "",
+    parent_key: str = "",
+) -> Trajectory:
     start, n = len(prompt), len(prompt) + len(completion.ids)
     mask = np.zeros(n, bool)
     mask[start:] = True
     logprobs = np.zeros(n, np.float32)
     logprobs[start:] = completion.logprobs
     return Trajectory(
-        role=role, policy=ref, trainable=role not in unit.frozen, ids=np.concatenate([prompt, completion.ids]).astype(np.int32), mask=mask,
-        behaviour_logprobs=logprobs, turn_starts=(start,), finish=(completion.finish,), verdict=verdict,
-        text=text, task_key=task_key, parent_key=parent_key,
-    )  # fmt: skip
+        role=role,
+        policy=ref,
+        trainable=role not in unit.frozen,
+        ids=np.concatenate([prompt, completion.ids]).astype(np.int32),
+        mask=mask,
+        behaviour_logprobs=logprobs,
+        turn_starts=(start,),
+        finish=(completion.finish,),
+        verdict=verdict,
+        text=text,
+        task_key=task_key,
+        parent_key=parent_key,
+    )
 
 
 class _Clock:

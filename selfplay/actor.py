@@ -49,6 +49,6 @@ def make_worker(spec: Mapping[str, Any]) -> Actor:
     speakers = {}
     for policy, model in spec["models"].items():
         folder = locate(model)
-        tokenizer = load_tokenizer(folder)
-        speakers[policy] = Speaker(LocalSampler(read_config(folder), tokenizer), tokenizer)
+        tokenizer, config = load_tokenizer(folder), read_config(folder)
+        speakers[policy] = Speaker(LocalSampler(config, tokenizer), tokenizer, config.max_positions)
     return Actor(speakers)

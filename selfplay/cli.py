@@ -233,11 +233,17 @@ def _envs_new(args: list[str]) -> int:
 
 
 def pretrain(args: list[str]) -> int:
-    """`selfplay pretrain`."""
+    """`selfplay pretrain [SETTINGS.toml] --out DIR`."""
+    parser = _Parser("pretrain", "pretrain a small base model on the environments' train splits")
+    parser.add_argument("settings", nargs="?", type=Path, help="a TOML file (default: the embedded model's own)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--seed", type=int, help="in place of the settings' seed")
+    parser.add_argument("--steps", type=int, help="in place of the settings' steps")
+    given = parser.read(args)
     prepare_jax()
     from selfplay.pretrain import pretrain_command
 
-    pretrain_command(args)
+    pretrain_command(given.pop("settings", None), given.pop("out"), **given)
     return 0
 
 

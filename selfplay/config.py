@@ -158,7 +158,9 @@ class RoleConfig:
         _check(self.temperature > 0, "roles.NAME.temperature", "> 0", self.temperature)
         _check(
             self.max_new_tokens is None or self.max_new_tokens >= 1,
-            "roles.NAME.max_new_tokens", ">= 1", self.max_new_tokens,
+            "roles.NAME.max_new_tokens",
+            ">= 1",
+            self.max_new_tokens,
         )
 
 
@@ -239,8 +241,12 @@ class Acquire:
             _check(name in get_args(Source), "acquire.mix", f"over {', '.join(get_args(Source))}", name)
             _check(weight >= 0, f"acquire.mix.{name}", ">= 0", weight)
         _check(sum(self.mix.values()) > 0, "acquire.mix", "of positive weight in all", dict(self.mix))
-        _check(self.min_valid is None or 1 <= self.min_valid <= self.group_size,
-               "acquire.min_valid", "in 1..group_size", self.min_valid)
+        _check(
+            self.min_valid is None or 1 <= self.min_valid <= self.group_size,
+            "acquire.min_valid",
+            "in 1..group_size",
+            self.min_valid,
+        )
         if self.mix.get("yoked", 0) > 0 and not self.yoked_run:
             raise UserError("acquire.mix.yoked needs acquire.yoked_run: the folder of the run whose tasks are replayed")
 
@@ -436,8 +442,12 @@ class Run:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", "in 0..2^31-1", self.seed)
         _check(set(self.roles) == {"propose", "solve"}, "roles", "propose and solve", sorted(self.roles))
-        _check(len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
-               "envs", "at least one with a weight above 0", sorted(self.envs))
+        _check(
+            len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
+            "envs",
+            "at least one with a weight above 0",
+            sorted(self.envs),
+        )
         for name, role in self.roles.items():
             if role.policy not in self.policies:
                 raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")

@@ -32,7 +32,7 @@ def learnability(p: Vector, n: Vector, propose: Propose) -> Vector:
     Source: variance of the outcome as learnability, arXiv:2408.15099.
     """
     correction = n / np.maximum(n - 1, 1) if propose.unbiased else 1.0
-    return 4 * p * (1 - p) * correction
+    return np.asarray(4 * p * (1 - p) * correction)
 
 
 def one_minus_p(p: Vector, n: Vector, propose: Propose) -> Vector:
@@ -42,12 +42,12 @@ def one_minus_p(p: Vector, n: Vector, propose: Propose) -> Vector:
 
 def tent(p: Vector, n: Vector, propose: Propose) -> Vector:
     """2 min(p, 1 - p) = 1 - 2 |p - 1/2|. Source: R-Zero, arXiv:2508.05004."""
-    return 2 * np.minimum(p, 1 - p)
+    return np.asarray(2 * np.minimum(p, 1 - p))
 
 
 def gauss(p: Vector, n: Vector, propose: Propose) -> Vector:
     """exp(-(p (1 - p) - 1/4)^2 / (2 * 0.01)): peaks at the largest variance. Source: SPICE, arXiv:2510.24684."""
-    return np.exp(-((p * (1 - p) - 0.25) ** 2) / (2 * 0.01))
+    return np.asarray(np.exp(-((p * (1 - p) - 0.25) ** 2) / (2 * 0.01)))
 
 
 def in_band(p: Vector, n: Vector, propose: Propose) -> Vector:
@@ -296,7 +296,7 @@ def critic_advantages(
         counts = [int(np.sum(m)) for m in masks]
         owner = np.repeat(np.arange(len(pairs)), counts)
         weights = np.ones(len(flat)) if credit.weighting == "token" else 1 / np.array(counts, np.float64)[owner]
-        flat = _divide(flat, flat, [keys[i] for i in owner], weights, credit)
+        flat = _divide(flat, flat, [keys[int(i)] for i in owner], weights, credit)
         for i, ((a, _), m) in enumerate(zip(pairs, masks, strict=True)):
             a[np.asarray(m, bool)] = flat[owner == i]
     return [(a.astype(np.float32), ret.astype(np.float32)) for a, ret in pairs]

@@ -131,11 +131,11 @@ def table(found: Mapping[str, Mapping[str, float]], *, samples: int, tasks: int)
     head = ["held-out", *(f"{name} pass@{k}" for name in found for k in ks)]
     lines = [f"{samples} samples a task, {tasks} tasks a difficulty", "", _row(head), _row(["---"] * len(head))]
     for cell in sorted(cells, key=lambda c: [int(p) if p.isdigit() else 10**9 for p in c.split("/")[-1:]]):
-        lines.append(_row([cell.removeprefix("eval/"), *(f"{s[f'{cell}/pass@{k}']:.3f}" for s in found.values() for k in ks)]))
+        lines.append(
+            _row([cell.removeprefix("eval/"), *(f"{s[f'{cell}/pass@{k}']:.3f}" for s in found.values() for k in ks)])
+        )
     return "\n".join(lines)
 
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-

@@ -101,12 +101,23 @@ def samples(refined: Refined, run: Run, *, limit: int) -> list[Sample]:
         if taken[p.group, t.role] <= 2:
             out.append(
                 Sample(
-                    step=group.step, generation=group.generation, unit=group.unit, row=group.row, role=t.role,
-                    env=group.env, task_key=t.task_key, difficulty=group.task.difficulty if group.task else None,
-                    prompt=_prompt_text(t, group, run), text=t.text, finish=t.finish, status=t.verdict.status,
-                    verdict_reward=t.verdict.reward, reward=p.reward, advantage=refined.advantages.get(i),
+                    step=group.step,
+                    generation=group.generation,
+                    unit=group.unit,
+                    row=group.row,
+                    role=t.role,
+                    env=group.env,
+                    task_key=t.task_key,
+                    difficulty=group.task.difficulty if group.task else None,
+                    prompt=_prompt_text(t, group, run),
+                    text=t.text,
+                    finish=t.finish,
+                    status=t.verdict.status,
+                    verdict_reward=t.verdict.reward,
+                    reward=p.reward,
+                    advantage=refined.advantages.get(i),
                 )
-            )  # fmt: skip
+            )
     return out
 
 

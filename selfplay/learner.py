@@ -7,6 +7,7 @@ The loops are in `train`, `_generation` and `_step`; everything that computes is
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,17 +27,18 @@ from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
 from selfplay.cluster.local import LocalCluster
 from selfplay.config import Run
+from selfplay.errors import UserError
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
-from selfplay.folders import CONFIG
 from selfplay.metrics import Display, RunWriter, cut
 from selfplay.models import Model, Params, load
 from selfplay.models.sharding import make_mesh
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
 from selfplay.streams import Stream, python_seed
+from selfplay.templates import TEMPLATES
 from selfplay.units import World, evaluation_units, load_yoked, step_units, uniform_objective
 from selfplay.update import PolicyState, Updater
 
@@ -92,6 +94,7 @@ class Learner:
         self.run, self.folder = run, folder
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
         self.models: dict[str, Model] = {name: load(p.model) for name, p in run.policies.items()}
+        check_room(run, self.world, self.models)
         mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
         self.updaters = {
             name: Updater(model.config, run.update, run.roles, mesh) for name, model in self.models.items()
@@ -99,8 +102,9 @@ class Learner:
         self.provenance = provenance(run, self.world.envs, self.models)
         self.state = State(
             policies={name: self.updaters[name].init(model.params) for name, model in self.models.items()},
-            archive=TaskArchive(run.archive.capacity), objective=uniform_objective(run, self.world.envs),
-        )  # fmt: skip
+            archive=TaskArchive(run.archive.capacity),
+            objective=uniform_objective(run, self.world.envs),
+        )
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say)
         self.previous: dict[str, Params] = {}
         """Weights at the start of the generation, for kl.reference = previous_generation."""
@@ -115,9 +119,14 @@ class Learner:
         state.step += 1
         watch = Watch()
         units = step_units(
-            run, self.world, generation=state.generation, step=state.step, seats=self._seats(),
-            objective=state.objective, archive=state.archive,
-        )  # fmt: skip
+            run,
+            self.world,
+            generation=state.generation,
+            step=state.step,
+            seats=self._seats(),
+            objective=state.objective,
+            archive=state.archive,
+        )
         with watch("acquire"):
             groups, spent = self._acquire(units)
         planned = _planned(units)
@@ -174,11 +183,10 @@ class Learner:
 
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
-        roles = self.run.roles
+        roles = {name: self.run.roles[name] for name in ROLES}
         return {
-            name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0)
-            for name, role in roles.items()
-        }  # type: ignore[misc]
+            name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0) for name, role in roles.items()
+        }
 
     def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
         groups: list[Group] = []
@@ -201,7 +209,9 @@ class Learner:
 
     def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """The critic's values, each trajectory by its own policy."""
-        return self._by_policy(trajectories, lambda name, own: self.updaters[name].values(self.state.policies[name], own))
+        return self._by_policy(
+            trajectories, lambda name, own: self.updaters[name].values(self.state.policies[name], own)
+        )
 
     def reference_logprobs(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Log-probabilities under the reference of update.kl, each trajectory by its own policy."""
@@ -230,18 +240,25 @@ class Learner:
         for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
             updater = self.updaters[name]
             batches = minibatches(
-                refined.items, policy=name, planned=refined.planned, roles=run.roles, update=run.update,
+                refined.items,
+                policy=name,
+                planned=refined.planned,
+                roles=run.roles,
+                update=run.update,
                 seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
-                multiple=updater.row_multiple, max_tokens=longest,  # type: ignore[arg-type]
-            )  # fmt: skip
+                multiple=updater.row_multiple,
+                max_tokens=longest,  # type: ignore[arg-type]
+            )
             every = run.update.interference_every
             if every and state.step % every == 0:
                 values |= updater.interference(state.policies[name], batches)
             needs_reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
             state.policies[name], measured = updater.step(
-                state.policies[name], batches, references=self._reference(name) if needs_reference else None,
+                state.policies[name],
+                batches,
+                references=self._reference(name) if needs_reference else None,
                 critic_only=state.step <= run.update.critic.warmup_steps and run.update.critic.kind != "none",
-            )  # fmt: skip
+            )
             values |= measured
         return values
 
@@ -260,16 +277,18 @@ class Learner:
     def running(self, *, resumed: bool, restored: bool) -> Iterator[None]:
         """Open the run folder, the actors and the display; close them whatever happens."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / CONFIG).write_text(recipe.to_toml(self.run), encoding="utf-8")
+        recipe.write(self.run, self.folder)
         if resumed:
             cut(self.folder, self.state.step if restored else -1)
         purge = None if not resumed else self.state.step + 1 if restored else 0
         schedule = self.run.schedule
         self.cluster = self._open_cluster()
         self.display = Display(
-            self.folder.name, generations=schedule.generations, done=self.state.step,
+            self.folder.name,
+            generations=schedule.generations,
+            done=self.state.step,
             steps=schedule.generations * schedule.steps_per_generation,
-        )  # fmt: skip
+        )
         try:
             with RunWriter(self.folder, purge_step=purge) as self.writer:
                 self.writer.hyperparameters(self.run)
@@ -307,12 +326,20 @@ class Learner:
     ) -> None:
         state, total = self.state, watch.total()
         values |= {
-            "time/sample": spent.get("sample_s", 0.0), "time/verify": spent.get("verify_s", 0.0),
-            "time/acquire": watch["acquire"], "time/refine": watch["refine"], "time/update": watch["update"],
-            "time/publish": watch["publish"], "time/step": total, "perf/tokens_per_s": fresh / total,
-            "progress/tokens": state.tokens, "progress/episodes": state.episodes, "archive/size": len(state.archive),
-            "async/staleness_mean": _staleness(refined, state.step - 1), "async/dropped": 0.0,
-        }  # fmt: skip
+            "time/sample": spent.get("sample_s", 0.0),
+            "time/verify": spent.get("verify_s", 0.0),
+            "time/acquire": watch["acquire"],
+            "time/refine": watch["refine"],
+            "time/update": watch["update"],
+            "time/publish": watch["publish"],
+            "time/step": total,
+            "perf/tokens_per_s": fresh / total,
+            "progress/tokens": state.tokens,
+            "progress/episodes": state.episodes,
+            "archive/size": len(state.archive),
+            "async/staleness_mean": _staleness(refined, state.step - 1),
+            "async/dropped": 0.0,
+        }
         written = self.writer.step(state.step, state.tokens, values)
         self.writer.tasks(task_lines(refined.groups))
         self.writer.samples(samples(refined, self.run, limit=self.run.output.samples_per_step))
@@ -322,7 +349,8 @@ class Learner:
         return (time.monotonic() - self._began) / 60
 
     def _say(self, line: str) -> None:
-        print(line, flush=True)
+        """Before the display opens: damaged generations passed over, another machine."""
+        print(line, file=sys.stderr, flush=True)
 
     # ------------------------------------------------------------ save and restore
 
@@ -337,10 +365,11 @@ class Learner:
         }
         summary = {name: v if np.isfinite(v) else None for name, v in state.summary.items()}
         self.generations.save(
-            state.generation, self._arrays(),
+            state.generation,
+            self._arrays(),
             {**counters, "summary": summary, "provenance": self.provenance, "config": recipe.to_toml(self.run)},
             blobs={"archive": state.archive.to_bytes()},
-        )  # fmt: skip
+        )
 
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
@@ -378,6 +407,26 @@ class Watch:
     def total(self) -> float:
         """Seconds since the watch was made."""
         return time.perf_counter() - self._began
+
+
+def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
+    """Refuse completions that cannot fit the model's context, and given tasks whose prompts leave them no room.
+
+    Raises:
+      UserError: with the environment, the model and both lengths.
+    """
+    for name, env in world.envs.items():
+        for role, tokens in (("propose", env.spec.propose_tokens), ("solve", env.spec.max_new_tokens)):
+            config = run.roles[role]
+            model = models[config.policy]
+            wanted, room = config.max_new_tokens or tokens, model.config.max_positions
+            task = env.task("train", 0, run.seed, mode=env.spec.modes[0], difficulty=env.spec.difficulties[-1])
+            prompt = len(model.tokenizer.prompt(TEMPLATES[run.policies[config.policy].template](task.prompt)))
+            if prompt + wanted > room:
+                raise UserError(
+                    f"environment {name}: a prompt of {prompt} tokens and roles.{role}.max_new_tokens = {wanted} "
+                    f"exceed the {room} positions of model {model.path.name}"
+                )
 
 
 def _planned(units: Sequence[Unit]) -> dict[Role, int]:

@@ -21,7 +21,9 @@ Tokens: TypeAlias = Float[Array, "B T"]
 LossFn: TypeAlias = Callable[..., Tokens]
 
 
-def reinforce(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, *, clip_eps: float, clip_eps_high: float) -> Tokens:
+def reinforce(
+    logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, *, clip_eps: float, clip_eps_high: float
+) -> Tokens:
     """-A log pi_theta(x). On-policy only: one optimizer step a batch. Source: Williams 1992, doi:10.1007/BF00992696."""
     return -advantages * logprobs
 
@@ -50,7 +52,7 @@ LOSSES: dict[str, LossFn] = {"reinforce": reinforce, "ppo": ppo, "nll": nll}
 def clipped(
     logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, *, clip_eps: float, clip_eps_high: float
 ) -> tuple[Bool[Array, "B T"], Bool[Array, "B T"]]:
-    """Where PPO's clip cuts the gradient: below (rho < 1 - clip_eps, A < 0) and above (rho > 1 + clip_eps_high, A > 0)."""
+    """Where PPO's clip cuts the gradient: rho < 1 - clip_eps with A < 0, and rho > 1 + clip_eps_high with A > 0."""
     ratio = jnp.exp(logprobs - old_logprobs)
     return (ratio < 1 - clip_eps) & (advantages < 0), (ratio > 1 + clip_eps_high) & (advantages > 0)
 

@@ -115,7 +115,14 @@ class Objective:
 
 
 def _stats(
-    at: Rows, theta: jax.Array, old: jax.Array, mu: jax.Array, *, clip: Mapping[str, float], cap: float, entropy: jax.Array
+    at: Rows,
+    theta: jax.Array,
+    old: jax.Array,
+    mu: jax.Array,
+    *,
+    clip: Mapping[str, float],
+    cap: float,
+    entropy: jax.Array,
 ) -> Stats:
     """Sums and maxima over the tokens of some rows; `update_metrics` turns them into curves."""
     mask, reg = at["mask"], at["reg_mask"]

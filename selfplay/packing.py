@@ -94,11 +94,12 @@ def minibatches(
     order = np.random.default_rng(seed)
     parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
     layouts = [first_fit([len(item.trajectory.ids) for item in part], width) for part in parts]
-    rows = row_bucket(max(count for _, count in layouts), multiple)
-    return [
-        _batch(part, lay_out([i.trajectory for i in part], places, rows, width), policy, planned, roles, update, max_tokens)
-        for part, (places, _) in zip(parts, layouts, strict=True)
-    ]
+    count = row_bucket(max(used for _, used in layouts), multiple)
+    batches = []
+    for part, (places, _) in zip(parts, layouts, strict=True):
+        rows = lay_out([item.trajectory for item in part], places, count, width)
+        batches.append(_batch(part, rows, policy, update, _shares(part, planned, roles, update, max_tokens)))
+    return batches
 
 
 def row_width(longest: int, row_tokens: int) -> int:
@@ -168,15 +169,7 @@ def _split(items: Sequence[Item], parts: int, order: np.random.Generator) -> lis
     return chosen
 
 
-def _batch(
-    items: Sequence[Item],
-    rows: Rows,
-    policy: str,
-    planned: Mapping[Role, int],
-    roles: Mapping[str, RoleConfig],
-    update: Update,
-    max_tokens: Mapping[Role, int] | None,
-) -> Batch:
+def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, shares: Mapping[Role, float]) -> Batch:
     shape = rows.ids.shape
     mask, reg_mask, valued = (np.zeros(shape, bool) for _ in range(3))
     floats = {
@@ -184,7 +177,6 @@ def _batch(
         for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
     }
     pair_ids = np.zeros(shape, np.int32)
-    shares = _shares(items, planned, roles, update, max_tokens)
     for item, at in zip(items, rows.places, strict=True):
         chosen = np.asarray(item.trajectory.mask, bool)
         reg_mask[at] = chosen

@@ -7,10 +7,14 @@ The same settings and seed give the same weights. Letters: B rows, T tokens.
 from __future__ import annotations
 
 import random
+import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +24,11 @@ import optax
 
 from envs import make
 from envs.base import Env, Proposable, Verifiable
+from selfplay import recipe, tree
+from selfplay.config import EnvChoice, Run
 from selfplay.errors import UserError
+from selfplay.examine import Subject, examine, table
+from selfplay.folders import is_free
 from selfplay.models import ModelConfig, Tokenizer, forward, init_params, logits, printable_ascii, save
 from selfplay.models.decoder import Params
 from selfplay.streams import Stream, python_seed, stream_key
@@ -31,7 +39,6 @@ from selfplay.templates import TEMPLATES
 class Source:
     """What one environment contributes to the pretraining mixture."""
 
-    env: str
     weight: float = 1.0
     """Share of the examples."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -66,8 +73,8 @@ class Pretrain:
     """Peak of a linear warm-up and cosine decay to a tenth."""
     warmup_steps: int = 100
     weight_decay: float = 0.05
-    sources: tuple[Source, ...] = ()
-    """The mixture."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """The mixture, by environment."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "kv_heads", "steps", "rows", "row_tokens"):
@@ -79,12 +86,13 @@ class Pretrain:
 
 def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
     """An endless stream of (ids [n] with the end token, number of prompt tokens), all from train splits."""
-    envs = [make(s.env, **s.options) for s in config.sources]
+    names = list(config.sources)
+    envs = {name: make(name, **source.options) for name, source in config.sources.items()}
     rng = random.Random(python_seed(config.seed, Stream.INIT, 1))
     index = 0
     while True:
-        source_index = rng.choices(range(len(envs)), [s.weight for s in config.sources])[0]
-        source, env = config.sources[source_index], envs[source_index]
+        name = rng.choices(names, [config.sources[n].weight for n in names])[0]
+        source, env = config.sources[name], envs[name]
         is_proposal = rng.random() < source.proposals
         weights = (source.propose_difficulties if is_proposal else {}) or source.difficulties
         difficulty = int(rng.choices(list(weights), list(weights.values()))[0])
@@ -93,8 +101,10 @@ def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarra
         head = tokenizer.prompt(prompt)
         ids = np.concatenate([head, tokenizer.encode(answer), [tokenizer.eos_id]]).astype(np.int32)
         if len(ids) > config.row_tokens:
-            raise UserError(f"pretrain: an example of {source.env} difficulty {difficulty} has {len(ids)} tokens, "
-                            f"more than row_tokens = {config.row_tokens}")  # fmt: skip
+            raise UserError(
+                f"pretrain: an example of {name} difficulty {difficulty} has {len(ids)} tokens, "
+                f"more than row_tokens = {config.row_tokens}"
+            )
         yield ids, len(head)
 
 
@@ -151,9 +161,7 @@ def optimizer(config: Pretrain) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate / 10
     )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay)
-    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay))
 
 
 def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params, Tokenizer, dict[str, float]]:
@@ -162,11 +170,20 @@ def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params
         raise UserError("pretrain: no sources: name at least one environment")
     tokenizer = printable_ascii(vocab_size=config.vocab_size, model_max_length=config.max_positions)
     model = ModelConfig(
-        family="qwen3", vocab_size=config.vocab_size, hidden_size=config.width, layers=config.layers,
-        heads=config.heads, kv_heads=config.kv_heads, head_dim=config.width // config.heads,
-        intermediate_size=config.inner, qk_norm=True, max_positions=config.max_positions,
-        eos_ids=(tokenizer.eos_id,), bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-    )  # fmt: skip
+        family="qwen3",
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.width // config.heads,
+        intermediate_size=config.inner,
+        qk_norm=True,
+        max_positions=config.max_positions,
+        eos_ids=(tokenizer.eos_id,),
+        bos_id=tokenizer.bos_id,
+        pad_id=tokenizer.pad_id,
+    )
     params = init_params(model, stream_key(config.seed, Stream.INIT))
     tx = optimizer(config)
     opt_state = tx.init(params)
@@ -186,3 +203,80 @@ def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params
     count = sum(x.size for x in jax.tree.leaves(params))
     cost = {"parameters": count, "tokens": tokens, "flops": 6.0 * count * tokens, "seconds": time.monotonic() - began}
     return model, params, tokenizer, cost
+
+
+CARD_TASKS = 512
+"""Held-out tasks a difficulty that the model card reports."""
+
+
+def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> Pretrain:
+    """The settings of a TOML file (None = those of the embedded model), with some fields replaced."""
+    source = path or Path(str(resources.files("selfplay"))) / "recipes" / "pretrain" / "tiny.toml"
+    try:
+        text = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{source}: not readable as TOML ({error})") from error
+    return tree.build(Pretrain, {**text, **overrides})
+
+
+def pretrain_command(settings: Path | None, out: Path, **overrides: Any) -> None:
+    """`selfplay pretrain`: train, score on held-out tasks, and write a model folder with its card.
+
+    Raises:
+      UserError: the folder is taken (a model is never replaced), or a setting cannot be used.
+    """
+    config = read_settings(settings, overrides)
+    if not is_free(out):
+        raise UserError(f"{out} exists already: a pretraining is a new folder, never a replacement")
+    model, params, tokenizer, cost = pretrain(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        save(Path(scratch) / "model", model, params, tokenizer)
+        scored = held_out_scores(config, Path(scratch) / "model", params)
+    print(scored)
+    save(
+        out,
+        model,
+        params,
+        tokenizer,
+        extra={"README.md": card(config, cost, scored), "pretrain.toml": settings_text(config)},
+    )
+    print(f"wrote {out}")
+
+
+def held_out_scores(config: Pretrain, folder: Path, params: Params) -> str:
+    """A table of test pass@k by difficulty, each environment in the form that it was trained in."""
+    sizes = {"digits", "terms"}  # options that widen what is trained on; the card scores the default sizes
+    choices = {
+        name: EnvChoice(options={k: v for k, v in source.options.items() if k not in sizes})
+        for name, source in config.sources.items()
+    }
+    run: Run = replace(recipe.resolve("quickstart"), envs=choices)
+    scored = examine(Subject("base", str(folder), params), run, tasks=CARD_TASKS, samples=4)
+    return table({"base": scored}, samples=4, tasks=CARD_TASKS)
+
+
+def settings_text(config: Pretrain) -> str:
+    """The settings as TOML, which `selfplay pretrain` reads back to the same pretraining."""
+    return tree.dump_toml(tree.plain(config))
+
+
+def card(config: Pretrain, cost: Mapping[str, float], scored: str) -> str:
+    """The model card: what it is, how it was made, what it cost, and how it scores."""
+    return f"""---
+library_name: transformers
+license: apache-2.0
+---
+# A tiny base model for self-play
+
+A {config.layers}-layer decoder of the Qwen 3 family, width {config.width}, {int(cost["parameters"]):,} parameters,
+one token a printable ASCII character. It completes tasks of {", ".join(config.sources)} and proposes new ones. It is
+good at small sizes, weak just beyond and near zero further out: a start for self-play, as a pretrained language model
+is.
+
+Made by `selfplay pretrain pretrain.toml --out DIR`, with the settings in pretrain.toml beside this file, on train
+splits only: {config.steps} steps, {int(cost["tokens"]):,} tokens, {cost["flops"] / 1e12:.1f} TFLOP.
+
+## Held-out scores (test split, temperature 1)
+
+{scored}
+"""

@@ -28,7 +28,11 @@ def provenance(run: Run, envs: Mapping[str, Env], models: Mapping[str, Model]) -
 def _cpu() -> str:
     """A digest of the processor's feature flags: compiled programs, and so bits, depend on them."""
     info = Path("/proc/cpuinfo")
-    flags = [line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))] if info.exists() else []
+    flags = (
+        [line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))]
+        if info.exists()
+        else []
+    )
     return hashlib.sha256(flags[0].encode()).hexdigest()[:12] if flags else "unknown"
 
 

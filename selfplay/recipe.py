@@ -122,6 +122,8 @@ def check_envs(run: Run) -> None:
     """Refuse a run whose environments do not exist, lack what it asks for, or cannot propose where it proposes."""
     for name, choice in run.envs.items():
         env = envs.make(name, **choice.options)
+        if env.spec.seats != 1:
+            raise EnvUserError(f"environment {name} has {env.spec.seats} seats: only single-seat tasks are played yet")
         for label, asked, has in (
             ("modes", choice.modes, env.spec.modes),
             ("difficulties", choice.difficulties, env.spec.difficulties),

@@ -81,14 +81,20 @@ def refine(
     for role in ROLES:
         members = [i for i, p in enumerate(paid) if p.trajectory.role == role and not p.masked]
         items, after[role] = _credit(
-            [paid[i] for i in members], [groups[paid[i].group] for i in members],
-            [references[i] for i in members], run.roles[role], run, after.get(role, {}), scorer,
-        )  # fmt: skip
+            [paid[i] for i in members],
+            [groups[paid[i].group] for i in members],
+            [references[i] for i in members],
+            run.roles[role],
+            run,
+            after.get(role, {}),
+            scorer,
+        )
         credited |= dict(zip(members, items, strict=True))
     kept = [_filtered(credited[i], paid[i], run) for i in sorted(credited)]
     means = {i: float(item.advantages[item.trajectory.mask].mean()) for i, item in credited.items()}
-    return Refined(groups=tuple(groups), paid=tuple(paid), items=tuple(kept), advantages=means,
-                   planned=planned, baselines=after)  # fmt: skip
+    return Refined(
+        groups=tuple(groups), paid=tuple(paid), items=tuple(kept), advantages=means, planned=planned, baselines=after
+    )
 
 
 # ---------------------------------------------------------------- pay
@@ -230,6 +236,11 @@ def _filtered(item: Item, paid: Paid, run: Run) -> Item:
     if teaches:
         return item
     return Item(
-        trajectory=item.trajectory, advantages=item.advantages, group=item.group, in_loss=False,
-        returns=item.returns, old_values=item.old_values, reference_logprobs=item.reference_logprobs,
-    )  # fmt: skip
+        trajectory=item.trajectory,
+        advantages=item.advantages,
+        group=item.group,
+        in_loss=False,
+        returns=item.returns,
+        old_values=item.old_values,
+        reference_logprobs=item.reference_logprobs,
+    )

@@ -43,7 +43,9 @@ def _rows(key: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(lambda r: jax.random.key_data(jax.random.fold_in(key, r)))(rows)
 
 
-def row_keys(seed: int, stream: Stream, generation: int, step: int, unit: int, rows: int, *, seat: int = 0) -> np.ndarray:
+def row_keys(
+    seed: int, stream: Stream, generation: int, step: int, unit: int, rows: int, *, seat: int = 0
+) -> np.ndarray:
     """Raw keys [rows, 2] uint32 of a unit's rows for one seat; the sampler folds each position in."""
     key = jax.random.fold_in(stream_key(seed, stream, generation, step, unit), seat)
     return np.asarray(_rows(key, jnp.arange(rows)))

@@ -73,9 +73,15 @@ def step_units(
 
 
 def _training_unit(
-    run: Run, world: World, generation: int, step: int, index: int,
-    seats: Mapping[Role, PolicyRef], objective: Objective, archive: TaskArchive,
-) -> Unit:  # fmt: skip
+    run: Run,
+    world: World,
+    generation: int,
+    step: int,
+    index: int,
+    seats: Mapping[Role, PolicyRef],
+    objective: Objective,
+    archive: TaskArchive,
+) -> Unit:
     rng = random.Random(python_seed(run.seed, Stream.TASKMIX, generation, step, index))
     names = [name for name, choice in run.envs.items() if choice.weight > 0]
     name = rng.choices(names, [run.envs[n].weight for n in names])[0]
@@ -89,8 +95,15 @@ def _training_unit(
         shown = tuple(
             tuple(archive.sample(run.propose.shown, rng.getrandbits(32), env=name, mode=mode)) for _ in range(asks)
         )
-        return Unit(**base, kind="propose", mode=mode, rows=rows, per_ask=run.propose.per_ask, shown=shown,
-                    attempts=run.acquire.group_size)  # fmt: skip
+        return Unit(
+            **base,
+            kind="propose",
+            mode=mode,
+            rows=rows,
+            per_ask=run.propose.per_ask,
+            shown=shown,
+            attempts=run.acquire.group_size,
+        )
     given: dict[str, Any] = {"kind": "solve", "mode": mode, "rows": rows, "attempts": run.acquire.group_size}
     if source == "replay":
         return Unit(**base, **given, tasks=tuple(archive.sample(rows, rng.getrandbits(32), env=name, mode=mode)))
@@ -130,29 +143,42 @@ def _unit_base(
 ) -> dict[str, Any]:
     """The fields that all kinds of training units share."""
     return {
-        "seed": run.seed, "generation": generation, "step": step, "index": index, "env": name,
-        "options": dict(run.envs[name].options), "seats": dict(seats),
+        "seed": run.seed,
+        "generation": generation,
+        "step": step,
+        "index": index,
+        "env": name,
+        "options": dict(run.envs[name].options),
+        "seats": dict(seats),
         "frozen": tuple(r for r in seats if not run.roles[r].trainable),
         "sampling": {
             "propose": sampling(run.roles["propose"], env.spec.propose_tokens),
             "solve": sampling(run.roles["solve"], env.spec.max_new_tokens),
         },
         "template": run.policies[run.roles["solve"].policy].template,
-    }  # fmt: skip
+    }
 
 
 def sampling(role: RoleConfig, max_new_tokens: int, *, temperature: float | None = None) -> SamplingSpec:
     """How a role samples: its own limits, or else the environment's."""
     return SamplingSpec(
-        max_new_tokens=role.max_new_tokens or max_new_tokens, stop=role.stop,
+        max_new_tokens=role.max_new_tokens or max_new_tokens,
+        stop=role.stop,
         temperature=role.temperature if temperature is None else temperature,
-    )  # fmt: skip
+    )
 
 
 def evaluation_units(
-    run: Run, envs: Mapping[str, Env], *, generation: int, step: int, solver: PolicyRef, tasks: int,
-    samples: int = 1, splits: Sequence[Split] = ("dev", "test"),
-) -> list[Unit]:  # fmt: skip
+    run: Run,
+    envs: Mapping[str, Env],
+    *,
+    generation: int,
+    step: int,
+    solver: PolicyRef,
+    tasks: int,
+    samples: int = 1,
+    splits: Sequence[Split] = ("dev", "test"),
+) -> list[Unit]:
     """Units over the held-out tasks of every (split, environment, mode, difficulty).
 
     Args:
@@ -167,16 +193,27 @@ def evaluation_units(
             for mode in used:
                 for difficulty in difficulties(env, choice):
                     for first, rows in _chunks(tasks // len(used) or 1, env.size(split), run.evaluate.tasks_per_unit):
-                        base = _unit_base(run, name, env, {"solve": solver}, generation=generation, step=step,
-                                          index=len(units))  # fmt: skip
+                        base = _unit_base(
+                            run, name, env, {"solve": solver}, generation=generation, step=step, index=len(units)
+                        )
                         base["sampling"] = {
-                            "solve": sampling(run.roles["solve"], env.spec.max_new_tokens,
-                                              temperature=run.evaluate.temperature)
-                        }  # fmt: skip
+                            "solve": sampling(
+                                run.roles["solve"], env.spec.max_new_tokens, temperature=run.evaluate.temperature
+                            )
+                        }
                         units.append(
-                            Unit(**base, kind="evaluate", split=split, mode=mode, rows=rows, attempts=samples,
-                                 difficulties=(difficulty,) * rows, first_index=first, task_seed=EVALUATION_SEED)
-                        )  # fmt: skip
+                            Unit(
+                                **base,
+                                kind="evaluate",
+                                split=split,
+                                mode=mode,
+                                rows=rows,
+                                attempts=samples,
+                                difficulties=(difficulty,) * rows,
+                                first_index=first,
+                                task_seed=EVALUATION_SEED,
+                            )
+                        )
     return units
 
 

@@ -24,12 +24,13 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
+from selfplay.models.sharding import batch_rows, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
 
 BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that share a batch."""
+"""Mesh axes that share the rows of a batch."""
 
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
@@ -82,8 +83,7 @@ class Updater:
     @property
     def row_multiple(self) -> int:
         """Rows of a Batch must come in multiples of this: devices that share a batch x micro_rows."""
-        devices: int = np.prod([self.mesh.shape[axis] for axis in BATCH_AXES], dtype=int).item()
-        return devices * max(self.update.micro_rows, 1)
+        return batch_rows(1, self.mesh) * max(self.update.micro_rows, 1)
 
     def init(self, params: Params) -> PolicyState:
         """The state that starts from these weights; they are copied, so the caller's stay readable."""
@@ -99,11 +99,13 @@ class Updater:
                 steps=jnp.zeros((), jnp.int32),
             )
 
-        return jax.jit(build, out_shardings=self._shardings)(params)
+        state: PolicyState = jax.jit(build, out_shardings=self._shardings)(params)
+        return state
 
     def publish(self, state: PolicyState) -> Params:
         """A copy of the weights that no later step touches: what may be leased as a version."""
-        return jax.tree.map(jnp.copy, state.params)
+        copy: Params = jax.tree.map(jnp.copy, state.params)
+        return copy
 
     def step(
         self,
@@ -160,7 +162,9 @@ class Updater:
         rows = {name: self._put(getattr(batch, name)) for name in PLACED}
         return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(params, rows)), np.float32(0))
 
-    def gradients(self, state: PolicyState, batch: Batch, references: Params | None = None) -> tuple[Params, Params | None]:
+    def gradients(
+        self, state: PolicyState, batch: Batch, references: Params | None = None
+    ) -> tuple[Params, Params | None]:
         """Gradients of one Batch's loss at the current weights, before clipping: the policy's and the critic's."""
         arrays = self._arrays(batch, None)
         policy, critic, _ = self._jit_gradients(state.params, state.critic, arrays, references, old="behaviour")
@@ -221,7 +225,9 @@ class Updater:
         if batch["ids"].shape[0] == 1:
             return micro(first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(micro, first))
-        return jax.lax.scan(lambda total, rows: (_merge(total, micro(rows)), None), zeros, batch)[0]
+        total: tuple[Params, Params | None, Stats]
+        total, _ = jax.lax.scan(lambda total, rows: (_merge(total, micro(rows)), None), zeros, batch)
+        return total
 
     # ------------------------------------------------------------ what lives where
 
@@ -242,10 +248,11 @@ class Updater:
 
     def _state_shardings(self) -> PolicyState:
         """The sharding of every array of the state: moments beside their parameters, all else whole."""
-        params: Params = jax.tree.map(lambda _: self._whole, abstract_params(self.config))
+        params = parameter_shardings(abstract_params(self.config), self.mesh)
+        whole: Any = self._whole
         critic: Params | None = None
         if self.update.critic.kind != "none":
-            critic = {"head": {"kernel": self._whole, "bias": self._whole}}
+            critic = {"head": {"kernel": whole, "bias": whole}}
             if self.update.critic.kind == "separate":
                 critic["trunk"] = params
         return PolicyState(
@@ -253,7 +260,7 @@ class Updater:
             opt_state=self._moment_shardings(self._tx, params),
             critic=critic,
             critic_opt_state=None if critic is None else self._moment_shardings(self._critic_tx, critic),
-            steps=self._whole,
+            steps=whole,
         )
 
     def _moment_shardings(self, tx: optax.GradientTransformation, shardings: Params) -> Any:
@@ -264,7 +271,8 @@ class Updater:
         )
 
     def _put(self, array: np.ndarray, *, leading: tuple[None, ...] = ()) -> jax.Array:
-        return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(*leading, BATCH_AXES)))
+        placed: jax.Array = jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(*leading, BATCH_AXES)))
+        return placed
 
     def _arrays(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> Rows:
         """A Batch as [M R T] arrays on the mesh; given other `weights`, without regularisers and critic."""

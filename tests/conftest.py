@@ -27,3 +27,19 @@ def tiny():
     from selfplay.models import load
 
     return load("tiny")
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model folder with random weights."""
+    from small_runs import save_random
+
+    return save_random(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.fixture(scope="session")
+def skilled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model folder that proposes valid tasks and solves some of them."""
+    from small_runs import save_skilled
+
+    return save_skilled(tmp_path_factory.mktemp("models") / "skilled")

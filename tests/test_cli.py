@@ -178,7 +178,7 @@ def test_an_error_of_the_machine_has_another_exit_code(started, here: Path, monk
     assert capfd.readouterr().err == "selfplay: error: actor 0 died: exit code -9\n"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["help"], *([verb, "--help"] for verb in VERBS if verb != "pretrain")])
+@pytest.mark.parametrize("argv", [["--help"], ["help"], *([verb, "--help"] for verb in VERBS)])
 def test_help_exits_0(argv: list[str], here: Path, capsys) -> None:
     try:
         code = main(argv)

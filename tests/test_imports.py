@@ -20,8 +20,8 @@ LEVELS = (
     {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates"},
     {"models", "credit", "losses"},
     {"sampler", "checkpoint", "metrics", "archive", "cluster", "packing", "objective", "units", "provenance"},
-    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "pretrain"},
-    {"actor", "learner", "examine"},
+    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export"},
+    {"actor", "learner", "examine", "pretrain"},
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""

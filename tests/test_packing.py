@@ -19,22 +19,23 @@ def trajectory(length, own, *, role="solve", policy="main", first=1, trainable=T
     """`length` tokens first, first + 1, ..., of which the last `own` are the policy's."""
     mask = np.arange(length) >= length - own
     return Trajectory(
-        role=role, policy=PolicyRef(policy, 0), trainable=trainable, ids=np.arange(first, first + length, dtype=np.int32),
-        mask=mask, behaviour_logprobs=np.where(mask, -1.0, 0.0).astype(np.float32), turn_starts=(length - own,),
+        role=role, policy=PolicyRef(policy, 0), trainable=trainable, mask=mask,
+        ids=np.arange(first, first + length, dtype=np.int32),
+        behaviour_logprobs=np.where(mask, -1.0, 0.0).astype(np.float32), turn_starts=(length - own,),
         finish=("stop",), verdict=Verdict(1.0, "ok"), text="",
     )
 
 
 def item(length, own, *, group=0, advantage=1.0, role="solve", **kwargs):
-    extra = {k: kwargs.pop(k) for k in ("in_loss", "pair_id", "returns", "old_values", "reference_logprobs") if k in kwargs}
-    t = trajectory(length, own, role=role, **kwargs)
-    return Item(trajectory=t, advantages=(advantage * t.mask).astype(np.float32), group=group, **extra)
+    about = {k: kwargs.pop(k) for k in ("policy", "first", "trainable") if k in kwargs}
+    t = trajectory(length, own, role=role, **about)
+    return Item(trajectory=t, advantages=(advantage * t.mask).astype(np.float32), group=group, **kwargs)
 
 
-def packed(items, *, roles=DEFAULT, seed=0, multiple=1, max_tokens=None, planned=None, **update):
+def packed(items, *, seed=0, multiple=1, max_tokens=None, planned=None, **update):
     return minibatches(
-        items, policy="main", planned=planned or {"propose": 4, "solve": 8}, roles=roles,
-        update=Update(**({"minibatches": 1, "row_tokens": 16} | update)), seed=seed, multiple=multiple, max_tokens=max_tokens,
+        items, policy="main", planned=planned or {"propose": 4, "solve": 8}, roles=DEFAULT, seed=seed,
+        update=Update(**({"minibatches": 1, "row_tokens": 16} | update)), multiple=multiple, max_tokens=max_tokens,
     )
 
 
@@ -51,8 +52,8 @@ def test_shapes_are_few():
 
 
 def test_one_trajectory_by_hand():
-    (batch,) = packed([item(5, 3, advantage=2.0, returns=np.arange(5), old_values=np.ones(5), reference_logprobs=-np.ones(5))],
-                      critic=Critic(kind="shared"))
+    one = item(5, 3, advantage=2.0, returns=np.arange(5), old_values=np.ones(5), reference_logprobs=-np.ones(5))
+    (batch,) = packed([one], critic=Critic(kind="shared"))
     assert batch.ids.shape == (8, 16) and batch.loss == "ppo" and batch.policy == "main"
     np.testing.assert_array_equal(batch.ids[0, :6], [1, 2, 3, 4, 5, 0])
     np.testing.assert_array_equal(batch.positions[0, :6], [0, 1, 2, 3, 4, 0])

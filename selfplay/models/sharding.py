@@ -48,7 +48,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
         raise UserError(f"mesh axes must be >= 1, got data={data} fsdp={fsdp} tensor={tensor}")
     needed, devices = int(np.prod(shape)), jax.devices()
     if needed > len(devices):
-        raise UserError(f"mesh {data} x {fsdp} x {tensor} (data, fsdp, tensor) needs {needed} devices, got {len(devices)}")
+        raise UserError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {needed} devices, got {len(devices)}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 

@@ -37,8 +37,14 @@ class Tokenizer:
         """Number of tokens, added ones included; a model's vocabulary may be padded beyond it."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> np.ndarray:
-        """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character."""
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character.
+
+        Args:
+          special: whether the name of a special token, such as <eos>, is that token. For a template's own text; what
+            people and models wrote is plain characters, so that nobody can write a token that only we may use.
+        """
+        self.backend.encode_special_tokens = not special
         clean = text.encode("utf-8", "replace").decode("utf-8") if _has_surrogate(text) else text
         return np.asarray(self.backend.encode(clean, add_special_tokens=False).ids, np.int32)
 

@@ -133,7 +133,7 @@ SPOILS = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 40), "damaged"),
     "missing tensor": (lambda f: _tensors(f, lambda t: t.pop("model.norm.weight")), "'model.norm.weight' is missing"),
-    "misshapen": (lambda f: _edit(f, intermediate_size=64), r"gate_proj.weight' has shape .*expected \(32, 64\)"),
+    "misshapen": (lambda f: _edit(f, intermediate_size=64), r"down_proj.weight' has shape .*expected \(64, 32\)"),
 }
 
 

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import selfplay.sampler as sampler_module
+from selfplay.models import forward, logits, printable_ascii
+from selfplay.records import PolicyRef, SamplingSpec
+from selfplay.sampler import LocalSampler, draw
+from tests import sampler_contract as contract
+from tests.models.shapes import QWEN3, random_params
+from tests.sampler_contract import REF, keys, prompts
+
+CONFIG = replace(QWEN3, eos_ids=(2, *range(30, 40)), kv_heads=1)
+"""Eleven tokens end a completion, so that rows end at very different times."""
+
+SPEC = SamplingSpec(max_new_tokens=32, temperature=2.0)
+PLAIN = SamplingSpec(max_new_tokens=32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    tree = random_params(CONFIG)
+    return tree | {"norm": {"weight": tree["norm"]["weight"] * 0.5}}  # flatter, so that every token has a chance
+
+
+@pytest.fixture(scope="module")
+def sampler(params):
+    made = LocalSampler(CONFIG, printable_ascii())
+    made.load(REF, params)
+    return made
+
+
+@pytest.fixture(scope="module")
+def fresh(params):
+    """Log-probabilities by one whole forward, restricted as the spec says, in plain NumPy."""
+    whole = jax.jit(lambda ids, at, seg: logits(CONFIG, params, forward(CONFIG, params, ids, at, seg)))
+
+    def logprobs(ids, n, spec):
+        row = np.zeros((1, 128), np.int32)
+        row[0, : ids.size] = ids
+        scores = np.asarray(whole(row, np.arange(128)[None], (np.arange(128) < ids.size)[None].astype(int)))[0]
+        return np.array([_restricted(scores[i - 1], spec)[ids[i]] for i in range(ids.size - n, ids.size)])
+
+    return logprobs
+
+
+def _restricted(scores, spec):
+    scaled = scores.astype(np.float64) / spec.temperature
+    order = np.argsort(-scaled, kind="stable")[: spec.top_k or None]
+    p = np.exp(scaled[order] - scaled[order].max())
+    p /= p.sum()
+    kept = order[np.cumsum(p) - p < spec.top_p]
+    logp = np.full(scores.shape, -np.inf)
+    logp[kept] = scaled[kept] - np.log(np.exp(scaled[kept]).sum())
+    return logp
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [PLAIN, SPEC, SamplingSpec(max_new_tokens=32, temperature=0.7, top_k=9, top_p=0.8)],
+    ids=["plain", "hot", "restricted"],
+)
+def test_logprobs_equal_a_fresh_forward(sampler, fresh, spec):
+    contract.logprobs_equal_a_fresh_forward(sampler, fresh, spec)
+
+
+def test_a_continued_context_equals_a_fresh_forward(sampler, fresh):
+    contract.a_continued_context_equals_a_fresh_forward(sampler, fresh, SPEC)
+
+
+def test_same_arguments_same_bits(sampler):
+    contract.same_arguments_same_bits(sampler, SPEC)
+
+
+def test_a_row_does_not_see_its_neighbours(sampler):
+    contract.a_row_does_not_see_its_neighbours(sampler, SPEC)
+
+
+def test_holes_stay_in_place(sampler):
+    contract.holes_stay_in_place(sampler, SPEC)
+
+
+def test_versions_live_side_by_side(sampler):
+    contract.versions_live_side_by_side(sampler, random_params(CONFIG, seed=5), SPEC)
+
+
+def test_compacted_rows_equal_a_fresh_forward(sampler, fresh):
+    # 32 rows of very unlike length: the call must shrink, and what is drawn afterwards must still be right.
+    done, context = sampler.start(REF, prompts(8), keys(32), SPEC, attempts=4)
+    assert len(context.pieces) >= 2
+    lengths = [c.ids.size for c in done]
+    assert min(lengths) <= 8 < max(lengths)
+    for row in np.argsort(lengths)[-4:]:
+        np.testing.assert_allclose(done[row].logprobs, fresh(context.ids[row], lengths[row], SPEC), atol=1e-4)
+    longer, held = sampler.extend(context, prompts(32, seed=3), keys(32, step=1), SPEC)
+    for row in np.argsort(lengths)[[0, 1, -2, -1]]:
+        np.testing.assert_allclose(longer[row].logprobs, fresh(held.ids[row], longer[row].ids.size, SPEC), atol=1e-4)
+
+
+def test_an_end_token_ends_a_row_and_is_kept(sampler):
+    done, _ = sampler.start(REF, prompts(8), keys(32), SPEC, attempts=4)
+    ends = np.array(CONFIG.eos_ids)
+    assert {c.finish for c in done} <= {"eos", "length"} and any(c.finish == "eos" for c in done)
+    for c in done:
+        assert not np.isin(c.ids[:-1], ends).any()
+        assert np.isin(c.ids[-1], ends) == (c.finish == "eos")
+        assert c.finish == "eos" or c.ids.size == SPEC.max_new_tokens
+
+
+def test_a_stop_text_cuts_right_after_the_token_that_completes_it(sampler):
+    free, _ = sampler.start(REF, prompts(8), keys(32), SPEC, attempts=4)
+    text = sampler.tokenizer.decode(max(free, key=lambda c: c.ids.size).ids)
+    stop = text[10:12]
+    spec = SamplingSpec(max_new_tokens=32, temperature=2.0, stop=(stop, "never written"))
+    cut, context = sampler.start(REF, prompts(8), keys(32), spec, attempts=4)
+    assert any(c.finish == "stop" for c in cut)
+    for c, f, ids in zip(cut, free, context.ids, strict=True):
+        np.testing.assert_array_equal(c.ids, f.ids[: c.ids.size])
+        assert (c.finish == "stop") == (stop in sampler.tokenizer.decode(f.ids))
+        if c.finish == "stop":
+            assert sampler.tokenizer.decode(c.ids).endswith(stop)
+            assert stop not in sampler.tokenizer.decode(c.ids[:-1])
+        assert ids.size >= c.ids.size and c.logprobs.size == c.ids.size
+
+
+def test_temperature_zero_is_the_likeliest_token(sampler, fresh):
+    spec = SamplingSpec(max_new_tokens=8, temperature=0.0)
+    a, context = sampler.start(REF, prompts(3), keys(3), spec)
+    b, _ = sampler.start(REF, prompts(3), keys(3, step=1), spec)
+    assert contract.same(a, b)
+    only_the_likeliest = SamplingSpec(max_new_tokens=8, top_k=1)  # log-probability 0, any other token -inf
+    for completion, ids in zip(a, context.ids, strict=True):
+        np.testing.assert_array_equal(completion.logprobs, 0.0)
+        np.testing.assert_array_equal(fresh(ids, completion.ids.size, only_the_likeliest), 0.0)
+
+
+def test_new_weights_recompile_nothing(sampler):
+    sampler.start(REF, prompts(3), keys(3), SPEC)
+    before = sampler_module._segment._cache_size(), sampler_module._prefill._cache_size()
+    other = PolicyRef("main", 9)
+    sampler.load(other, random_params(CONFIG, seed=9))
+    hot = SamplingSpec(max_new_tokens=32, temperature=1.5)
+    sampler.start(other, prompts(3), keys(3), hot)
+    sampler.drop(other)
+    assert (sampler_module._segment._cache_size(), sampler_module._prefill._cache_size()) == before
+
+
+def test_bad_calls_are_refused(sampler):
+    with pytest.raises(ValueError, match=r"keys must be \[4, 2\]"):
+        sampler.start(REF, prompts(2), keys(2), SPEC, attempts=2)
+    with pytest.raises(ValueError, match="exceed the model's 128 positions"):
+        sampler.start(REF, [np.full(100, 5, np.int32)], keys(1), SPEC)
+    with pytest.raises(ValueError, match="at least one token"):
+        sampler.start(REF, [np.zeros(0, np.int32)], keys(1), SPEC)
+    with pytest.raises(ValueError, match="out of range"):
+        sampler.start(REF, prompts(1), keys(1), SamplingSpec(max_new_tokens=4, top_p=0.0))
+
+
+def test_draw_by_hand():
+    # p = 1/8, 1/2, 3/8: the cumulative borders are .125, .625 and 1.
+    scores = jnp.log(jnp.array([[1.0, 4.0, 3.0]] * 5))
+    token, logprob = draw(scores, jnp.array([0.0, 0.124, 0.126, 0.624, 0.999]), 1.0)
+    assert token.tolist() == [0, 0, 1, 1, 2]
+    np.testing.assert_allclose(logprob, np.log([1 / 8, 1 / 8, 1 / 2, 1 / 2, 3 / 8]), rtol=1e-5)
+    # Temperature 1/2 squares the weights 1, 4, 3: p = 1/26, 16/26, 9/26.
+    _, logprob = draw(scores, jnp.full(5, 0.5), 0.5)
+    np.testing.assert_allclose(logprob, np.log([16 / 26] * 5), rtol=1e-5)
+
+
+def test_draw_restricted_by_hand():
+    scores = jnp.log(jnp.array([[1.0, 4.0, 3.0]] * 2))
+    u = jnp.array([0.0, 0.99])
+    token, logprob = draw(scores, u, 1.0, top_k=2)  # 4/7, 3/7
+    assert token.tolist() == [1, 2]
+    np.testing.assert_allclose(logprob, np.log([4 / 7, 3 / 7]), rtol=1e-5)
+    token, logprob = draw(scores, u, 1.0, top_p=0.5)  # the first token alone holds half
+    assert token.tolist() == [1, 1]
+    np.testing.assert_allclose(logprob, 0.0, atol=1e-6)
+    token, _ = draw(scores, u, 1.0, top_p=0.51)
+    assert token.tolist() == [1, 2]
+
+
+def test_draw_never_takes_a_token_without_mass():
+    scores = jnp.tile(jnp.array([[-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf]]), (3, 1))
+    token, logprob = draw(scores, jnp.array([0.0, 0.5, 1 - 2**-23]), 1.0)
+    assert token.tolist() == [1, 3, 3]
+    np.testing.assert_allclose(logprob, np.log(0.5), rtol=1e-6)
+
+
+def test_draw_frequencies_follow_the_distribution():
+    scores = jnp.tile(jax.random.normal(jax.random.key(0), (1, 12)), (20000, 1))
+    token, _ = draw(scores, jax.random.uniform(jax.random.key(1), (20000,)), 1.3)
+    expected = np.asarray(jax.nn.softmax(scores[0] / 1.3))
+    seen = np.bincount(token, minlength=12) / 20000
+    np.testing.assert_allclose(seen, expected, atol=4 * np.sqrt(0.25 / 20000))
