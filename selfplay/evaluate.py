@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import comb, nan
+from math import comb, isnan, nan
 
 import numpy as np
 
@@ -46,8 +46,8 @@ def scores(groups: Iterable[Group], *, ks: Sequence[int] = (1,)) -> dict[str, fl
     for k in ks:
         by_env: dict[str, list[float]] = {}
         for name in [n for n in out if n.endswith(f"/pass@{k}")]:
-            by_env.setdefault(name.rsplit("/", 2)[0], []).append(out[name])
-        out |= {f"{env}/pass@{k}": float(np.nanmean(rates)) for env, rates in by_env.items()}
+            by_env.setdefault(name.rsplit("/", 2)[0], []).extend([out[name]] * (not isnan(out[name])))
+        out |= {f"{env}/pass@{k}": float(np.mean(rates)) if rates else nan for env, rates in by_env.items()}
     return out
 
 

@@ -157,7 +157,7 @@ class Learner:
         if whole or state.generation % run.evaluate.every == 0:
             with watch("evaluate"):
                 values = self._evaluate(run.evaluate.tasks if whole else run.evaluate.tasks_between)
-            state.summary = values
+            state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
         self.previous = {name: self.updaters[name].publish(s) for name, s in state.policies.items()}
@@ -249,14 +249,15 @@ class Learner:
                 multiple=updater.row_multiple,
                 max_tokens=longest,  # type: ignore[arg-type]
             )
+            needs_reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
+            references = self._reference(name) if needs_reference else None
             every = run.update.interference_every
             if every and state.step % every == 0:
-                values |= updater.interference(state.policies[name], batches)
-            needs_reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
+                values |= updater.interference(state.policies[name], batches, references)
             state.policies[name], measured = updater.step(
                 state.policies[name],
                 batches,
-                references=self._reference(name) if needs_reference else None,
+                references=references,
                 critic_only=state.step <= run.update.critic.warmup_steps and run.update.critic.kind != "none",
             )
             values |= measured

@@ -82,6 +82,8 @@ class Pretrain:
                 raise UserError(f"pretrain: {name} must be >= 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise UserError(f"pretrain: width must be a multiple of heads, got {self.width} and {self.heads}")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise UserError(f"pretrain: warmup_steps must be in 0..steps - 1, got {self.warmup_steps} of {self.steps}")
 
 
 def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:

@@ -23,7 +23,7 @@ from selfplay.models.decoder import Cache, Params
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, PolicyRef, SamplingSpec
 
-TOKEN_BUCKET = 16
+TOKEN_BUCKET = 32
 """Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
 
 ROW_BUCKET = 8

@@ -87,13 +87,14 @@ def _training_unit(
     name = rng.choices(names, [run.envs[n].weight for n in names])[0]
     env, choice = world.envs[name], run.envs[name]
     mode = rng.choice(modes(env, choice))
-    source = _source(run, rng, len(list(islice(_held(archive, name, mode), run.acquire.tasks_per_unit))))
+    source = _source(run, rng, len(list(islice(_held(archive, env.spec.name, mode), run.acquire.tasks_per_unit))))
     base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index)
     rows = run.acquire.tasks_per_unit
     if source == "propose":
         asks = rows // run.propose.per_ask
         shown = tuple(
-            tuple(archive.sample(run.propose.shown, rng.getrandbits(32), env=name, mode=mode)) for _ in range(asks)
+            tuple(archive.sample(run.propose.shown, rng.getrandbits(32), env=env.spec.name, mode=mode))
+            for _ in range(asks)
         )
         return Unit(
             **base,
@@ -106,7 +107,9 @@ def _training_unit(
         )
     given: dict[str, Any] = {"kind": "solve", "mode": mode, "rows": rows, "attempts": run.acquire.group_size}
     if source == "replay":
-        return Unit(**base, **given, tasks=tuple(archive.sample(rows, rng.getrandbits(32), env=name, mode=mode)))
+        return Unit(
+            **base, **given, tasks=tuple(archive.sample(rows, rng.getrandbits(32), env=env.spec.name, mode=mode))
+        )
     if source == "yoked":
         return Unit(**base, **given, tasks=_yoked_tasks(world, step, index, run))
     prefix = f"{name}/{mode}/"

@@ -1,18 +1,20 @@
-"""Gradient steps on packed batches: one compiled program an optimizer step, on a device mesh.
+"""Gradient steps on packed batches, on a device mesh: one compiled program adds the gradient of a slab of rows, and
+one applies the sum, so that neither depends on how many rows a batch has.
 
 Three policies: mu sampled the tokens, old is the learner at the start of the update, theta is being changed. When
 the data is not stale, old := mu, the sampler's own log-probabilities (the two differ by rounding only, which
 `mismatch/*` shows) and the importance weight is 1. When it is, old is scored by the learner and every token is
 weighted by stop_gradient(min(old / mu, c)).
 
-Letters: B rows of T tokens, in M micro-batches of R rows; n tokens of one trajectory.
+Letters: B rows of T tokens, in slabs of R rows; n tokens of one trajectory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,9 @@ from selfplay.records import ROLES, Batch, Trajectory
 
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes that share the rows of a batch."""
+
+Total: TypeAlias = tuple[Params, Params | None, Stats]
+"""Gradients of the policy and of the critic, and statistics, summed over slabs."""
 
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
@@ -70,13 +75,13 @@ class Updater:
         self._critic_tx = _optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._shardings = self._state_shardings()
-        self._jit_step = jax.jit(
-            self._step,
-            static_argnames=("old", "policy", "critic"),
+        self._jit_add = jax.jit(self._add, static_argnames=("old",), donate_argnames=("total",))
+        self._jit_apply = jax.jit(
+            self._apply,
+            static_argnames=("policy", "critic"),
             donate_argnames=("state",),
             out_shardings=(self._shardings, self._whole),
         )
-        self._jit_gradients = jax.jit(self._gradients, static_argnames=("old",))
         self._jit_logprobs = jax.jit(self._objective.logprobs)
         self._jit_values = jax.jit(self._objective.values)
 
@@ -134,8 +139,8 @@ class Updater:
             policy, critic = self._learns(batch)
             policy = policy and not critic_only
             if policy or critic:
-                arrays = self._arrays(batch, old_logprobs)
-                state, taken = self._jit_step(state, arrays, references, old=old, policy=policy, critic=critic)
+                total = self._total(state, self._slabs(batch, old_logprobs), references, old=old)
+                state, taken = self._jit_apply(state, total, policy=policy, critic=critic)
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
         nonfinite = float(sum(s["sum"]["nonfinite"] for s in host))
@@ -166,11 +171,12 @@ class Updater:
         self, state: PolicyState, batch: Batch, references: Params | None = None
     ) -> tuple[Params, Params | None]:
         """Gradients of one Batch's loss at the current weights, before clipping: the policy's and the critic's."""
-        arrays = self._arrays(batch, None)
-        policy, critic, _ = self._jit_gradients(state.params, state.critic, arrays, references, old="behaviour")
+        policy, critic, _ = self._total(state, self._slabs(batch, None), references, old="behaviour")
         return policy, critic
 
-    def interference(self, state: PolicyState, batches: Sequence[Batch]) -> dict[str, float]:
+    def interference(
+        self, state: PolicyState, batches: Sequence[Batch], references: Params | None = None
+    ) -> dict[str, float]:
         """Do the roles pull the shared weights apart? Norms of each role's policy gradient, and their cosine.
 
         Over the sum of the batches, at the current weights, without KL, entropy or critic. A role without weight
@@ -181,8 +187,8 @@ class Updater:
             for index, role in enumerate(ROLES):
                 weights = np.where(batch.roles == index, batch.weights, np.float32(0))
                 if weights.any():
-                    arrays = self._arrays(batch, None, weights=weights)
-                    gradient = self._jit_gradients(state.params, None, arrays, None, old="self")[0]
+                    slabs = self._slabs(batch, None, weights=weights)
+                    gradient = self._total(state, slabs, references, old="behaviour")[0]
                     total[role] = gradient if role not in total else jax.tree.map(jnp.add, total[role], gradient)
         norms = {role: float(optax.tree.norm(gradient)) for role, gradient in total.items()}
         metrics = {f"grad_norm/{role}": norm for role, norm in norms.items()}
@@ -193,40 +199,40 @@ class Updater:
 
     # ------------------------------------------------------------ inside the compiled programs
 
-    def _step(
-        self, state: PolicyState, batch: Rows, references: Params | None, *, old: Old, policy: bool, critic: bool
-    ) -> tuple[PolicyState, Stats]:
-        gradient, critic_gradient, stats = self._gradients(state.params, state.critic, batch, references, old=old)
+    def _apply(self, state: PolicyState, total: Total, *, policy: bool, critic: bool) -> tuple[PolicyState, Stats]:
+        """One optimizer step with a batch's summed gradients."""
+        gradient, critic_gradient, stats = total
         norms = {"grad_norm": optax.tree.norm(gradient), "critic_grad_norm": optax.tree.norm(critic_gradient)}
         finite = jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["critic_grad_norm"])
         weights, moments = state.params, state.opt_state
         head, head_moments = state.critic, state.critic_opt_state
         if policy:
-            weights, moments = _apply(self._tx, gradient, moments, weights, finite)
+            weights, moments = _advance(self._tx, gradient, moments, weights, finite)
         if critic:
-            head, head_moments = _apply(self._critic_tx, critic_gradient, head_moments, head, finite)
+            head, head_moments = _advance(self._critic_tx, critic_gradient, head_moments, head, finite)
         steps = state.steps + finite if policy else state.steps
         stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
         return PolicyState(
             params=weights, opt_state=moments, critic=head, critic_opt_state=head_moments, steps=steps
         ), stats
 
-    def _gradients(
-        self, params: Params, critic: Params | None, batch: Rows, references: Params | None, *, old: Old
-    ) -> tuple[Params, Params | None, Stats]:
-        """Gradients of the loss summed over the M micro-batches of `batch` ([M R T] arrays)."""
+    def _slab(self, params: Params, critic: Params | None, rows: Rows, references: Params | None, old: Old) -> Total:
+        """Gradients and statistics of one slab ([R T] arrays)."""
+        differentiate = jax.value_and_grad(self._objective.loss, argnums=(0, 1), has_aux=True)
+        (_, stats), (policy, value) = differentiate(params, critic, rows, references, old=old)
+        return policy, value, stats
 
-        def micro(rows: Rows) -> tuple[Params, Params | None, Stats]:
-            differentiate = jax.value_and_grad(self._objective.loss, argnums=(0, 1), has_aux=True)
-            (_, stats), (policy, value) = differentiate(params, critic, rows, references, old=old)
-            return policy, value, stats
+    def _add(
+        self, total: Total, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
+    ) -> Total:
+        return _merge(total, self._slab(params, critic, rows, references, old))
 
-        first = {name: array[0] for name, array in batch.items()}
-        if batch["ids"].shape[0] == 1:
-            return micro(first)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(micro, first))
-        total: tuple[Params, Params | None, Stats]
-        total, _ = jax.lax.scan(lambda total, rows: (_merge(total, micro(rows)), None), zeros, batch)
+    def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
+        """Gradients and statistics summed over the slabs of a batch, at the current weights."""
+        shapes = jax.eval_shape(partial(self._slab, old=old), state.params, state.critic, slabs[0], references)
+        total: Total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=self._whole), shapes)
+        for slab in slabs:
+            total = self._jit_add(total, state.params, state.critic, slab, references, old=old)
         return total
 
     # ------------------------------------------------------------ what lives where
@@ -270,13 +276,14 @@ class Updater:
             tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: self._whole
         )
 
-    def _put(self, array: np.ndarray, *, leading: tuple[None, ...] = ()) -> jax.Array:
-        placed: jax.Array = jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(*leading, BATCH_AXES)))
+    def _put(self, array: np.ndarray) -> jax.Array:
+        placed: jax.Array = jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
         return placed
 
-    def _arrays(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> Rows:
-        """A Batch as [M R T] arrays on the mesh; given other `weights`, without regularisers and critic."""
-        rows, width = batch.ids.shape
+    def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:
+        """A Batch as slabs of `row_multiple` rows (all rows without micro_rows) on the mesh; given other `weights`,
+        without regularisers and critic."""
+        rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
         arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED, *WEIGHTS)}
@@ -285,7 +292,8 @@ class Updater:
         if old_logprobs is not None:
             arrays["old_logprobs"] = old_logprobs
         size = self.row_multiple if self.update.micro_rows else rows
-        return {k: self._put(v.reshape(rows // size, size, width), leading=(None,)) for k, v in arrays.items()}
+        used = [i for i in range(0, rows, size) if batch.segment_ids[i : i + size].any()] or [0]
+        return [{name: self._put(array[i : i + size]) for name, array in arrays.items()} for i in used]
 
     def _by_rows(self, program: Callable[[Rows], jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
@@ -294,7 +302,7 @@ class Updater:
         lengths = [len(t.ids) for t in trajectories]
         width = row_width(max(lengths), self.update.row_tokens)
         places, used = first_fit(lengths, width)
-        size = row_bucket(min(used, SCORE_ROWS), self.row_multiple)
+        size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
         rows = lay_out(trajectories, places, -(-used // size) * size, width)
         slabs = ({name: self._put(getattr(rows, name)[i : i + size]) for name in PLACED} for i in range(0, used, size))
         out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
@@ -320,7 +328,7 @@ def _optimizer(update: Update, peak: float) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(update.max_grad_norm), adamw)
 
 
-def _apply(
+def _advance(
     tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, finite: jax.Array
 ) -> tuple[Any, Any]:
     """One optimizer step, or none at all where a gradient is not finite."""
@@ -330,7 +338,7 @@ def _apply(
     return kept
 
 
-def _merge(a: tuple[Any, Any, Stats], b: tuple[Any, Any, Stats]) -> tuple[Any, Any, Stats]:
+def _merge(a: Total, b: Total) -> Total:
     """Add gradients and sums, take the larger of maxima."""
     stats: Stats = {
         "sum": jax.tree.map(jnp.add, a[2]["sum"], b[2]["sum"]),

@@ -35,11 +35,3 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_runs import save_random
 
     return save_random(tmp_path_factory.mktemp("models") / "random")
-
-
-@pytest.fixture(scope="session")
-def skilled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model folder that proposes valid tasks and solves some of them."""
-    from small_runs import save_skilled
-
-    return save_skilled(tmp_path_factory.mktemp("models") / "skilled")

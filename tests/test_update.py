@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
     family="llama", vocab_size=12, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32
 )
 ROLES = {"propose": RoleConfig(), "solve": RoleConfig(temperature=2.0)}
-UPDATE = Update(minibatches=1, row_tokens=16, warmup_steps=0)
+UPDATE = Update(minibatches=1, row_tokens=16, warmup_steps=0, micro_rows=0)
 PLANNED = {"propose": 8, "solve": 16}
 
 
