@@ -1,4 +1,4 @@
-"""`chain`: a short list of numbers and a chain of operators; the answer is the final list.
+"""`chain`: a short list of numbers and a chain of operators, each of which changes it; the answer is the final list.
 
 `3142rsi=` means reverse, sort, increment: 2413, 1234, 2345. A solver may write the steps first
 (`2413si=1234i=2345`); only the end is judged. One learnt step serves chains of any length.
@@ -25,7 +25,7 @@ from envs.base import (
     stable_seed,
 )
 from envs.chain_forms import FORMS
-from envs.chain_rules import OPERATORS, NormalForm, State, content_text, family_text, guess_share, normal_form
+from envs.chain_rules import OPERATORS, NormalForm, State, content_text, family_text, guess_share, idle, normal_form
 
 DIFFICULTIES = tuple(range(1, 11))
 MAX_NUMBERS, MAX_OPERATORS = 12, 24
@@ -88,6 +88,8 @@ class Chain(SingleTurn):
         count = rng.choice(DIFFICULTIES) if difficulty is None else difficulty
         for _ in range(TRIES):
             state, program = self._draw(rng, count)
+            if idle(state, program, self.modulus) is not None:
+                continue
             normal = normal_form(program, len(state), self.modulus)
             family = family_text(state, normal, self.modulus)
             if split_of("chain", family) == split and self._unfair(state, normal) is None:
@@ -115,8 +117,8 @@ class Chain(SingleTurn):
         return self.form.problem(state, program)
 
     def shape(self, task: Task) -> str:
-        """The program, whatever the numbers."""
-        return str(task.payload["program"])
+        """The operators, whatever their order and the numbers."""
+        return "".join(sorted(task.payload["program"]))
 
     def admit(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | Rejection:
         """Turn a proposal into a task. Programs are safe, run and are deterministic: those reasons never occur."""
@@ -151,7 +153,8 @@ class Chain(SingleTurn):
             return f"{len(program)} operators, allowed {short} to {long}"
         if max(state) >= self.modulus:
             return f"number {max(state)}, allowed 0 to {self.modulus - 1}"
-        return ""
+        place = idle(state, program, self.modulus)
+        return "" if place is None else f"operator {place + 1}, {program[place]}, changes nothing"
 
     def _unfair(self, state: State, normal: NormalForm) -> Rejection | None:
         """A constant would do, or the answer can be copied: the list itself, or a number that all its places hold."""

@@ -59,6 +59,18 @@ def run(state: State, program: str, modulus: int) -> list[State]:
     return states
 
 
+def idle(state: State, program: str, modulus: int) -> int | None:
+    """The place of the first operator that leaves the state as it was; None if every operator changes it.
+
+    Without this rule a proposer makes tasks look harder by operators that do nothing (`ssss`).
+    """
+    for place, after in enumerate(run(state, program, modulus)):
+        if after == state:
+            return place
+        state = after
+    return None
+
+
 class NormalForm(NamedTuple):
     """A program as `a1 v + b1`, then perhaps a sort, then `a2 v + b2`, then a permutation, then perhaps one of `LAST`.
 

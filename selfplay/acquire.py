@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from envs.base import Env, EnvError, Message, Proposable, Rejection, Task, Verdict
+from envs.base import Env, EnvError, Message, Proposable, Rejection, Split, Task, Verdict
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.sampler import Completion, Sampler
@@ -137,13 +138,22 @@ def _fitting(outcome: Task | Rejection, unit: Unit, env: Env, speakers: Mapping[
 
 def _given(unit: Unit, env: Env) -> Proposals:
     """The tasks that the unit carries, or those that the environment poses at its indexes."""
+    pose = _held_out_task if unit.kind == "evaluate" else _task
     tasks = unit.tasks or tuple(
-        env.task(unit.split, unit.first_index + row, unit.task_seed, mode=unit.mode, difficulty=difficulty)
+        pose(env, unit.split, unit.first_index + row, unit.task_seed, unit.mode, difficulty)
         for row, difficulty in enumerate(unit.difficulties)
     )
     if len(tasks) != unit.rows:
         raise ValueError(f"unit {unit.step}:{unit.index} says {unit.rows} rows and carries {len(tasks)} tasks")
     return Proposals(tasks, (None,) * len(tasks))
+
+
+def _task(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: int) -> Task:
+    return env.task(split, index, seed, mode=mode, difficulty=difficulty)
+
+
+_held_out_task = lru_cache(maxsize=1 << 16)(_task)
+"""Evaluation asks for the same tasks every generation."""
 
 
 def _solve(

@@ -203,10 +203,12 @@ class Propose:
     """Solve rates that pay = in_band rewards."""
     invalid: float = -0.5
     """Pay of a proposal that is not admitted (held-out hits are masked instead)."""
-    repeat_penalty: float = 0.2
-    """Times (copies of the task in this step / proposals of the step), taken from the pay of every copy."""
+    repeat_by: Literal["task", "shape"] = "shape"
+    """What counts as a copy: the same task, or the same shape (the environment's coarse bucket)."""
+    repeat_penalty: float = 1.0
+    """Times (copies in this step / proposals of the step), taken from the pay of every copy."""
     repeat_flat: float = 0.0
-    """Taken from the pay of every proposal whose task has another copy in this step."""
+    """Taken from the pay of every proposal that has another copy in this step."""
 
     def __post_init__(self) -> None:
         _check(self.per_ask >= 1, "propose.per_ask", ">= 1", self.per_ask)

@@ -140,10 +140,11 @@ def proposal_pay(groups: Sequence[Group], run: Run) -> list[float | None]:
     """What each proposal of a step earns; None = masked (a held-out hit, or too few judged attempts).
 
     pay = f(p_hat) - repeat_penalty * copies / proposals - repeat_flat [copies > 1]; a rejected one earns `invalid`.
-    The penalty is symmetric: every copy of a task bears it, the first included.
+    The penalty is symmetric: every copy bears it, the first included. R-Zero, arXiv:2508.05004, takes the share of a
+    task's cluster from its pay; here a cluster is the same task or the environment's shape.
     """
     config = run.propose
-    copies = Counter(g.task.key for g in groups if g.task is not None)
+    copies = Counter(_repeats(g, run) for g in groups if g.task is not None)
     out: list[float | None] = []
     for group in groups:
         if group.rejection is not None:
@@ -152,9 +153,16 @@ def proposal_pay(groups: Sequence[Group], run: Run) -> list[float | None]:
             out.append(None)
         else:
             earned = float(pay(np.array([group.solve_rate]), np.array([len(group.valid)]), config)[0])
-            repeated = copies[group.task.key] if copies[group.task.key] > 1 else 0
+            found = copies[_repeats(group, run)]
+            repeated = found if found > 1 else 0
             out.append(earned - config.repeat_penalty * repeated / len(groups) - config.repeat_flat * (repeated > 1))
     return out
+
+
+def _repeats(group: Group, run: Run) -> tuple[str, str]:
+    """What the copies of a proposal share."""
+    by_shape = run.propose.repeat_by == "shape" and group.shape
+    return group.env, group.shape if by_shape or group.task is None else group.task.key
 
 
 # ---------------------------------------------------------------- credit

@@ -21,7 +21,7 @@ SMALL = (
     "--schedule.generations 2 --schedule.steps-per-generation 2 --cluster.actors 0 --cluster.threads 2 "
     "--acquire.units 2 --acquire.tasks-per-unit 4 --propose.per-ask 4 --acquire.group-size 4 "
     "--evaluate.tasks 8 --evaluate.tasks-between 8 --update.warmup-steps 0 --update.learning-rate 1e-3 "
-    "--update.interference-every 2 --update.row-tokens 64"
+    "--roles.solve.max-new-tokens 4 --update.interference-every 2 --update.row-tokens 64"
 )
 
 

@@ -231,9 +231,7 @@ def test_an_environment_that_takes_no_proposals_is_not_asked(tmp_path: Path) -> 
 def test_evaluation_draws_from_its_own_stream() -> None:
     env = Chain()
     fields = {"mode": modes_of(env), "rows": 2, "per_ask": 1, "difficulties": (1, 1)}
-    keys = [
-        run_unit(make_unit(kind=kind, **fields), lambda p, r: "1")[1][0]["keys"] for kind in ("solve", "evaluate")
-    ]
+    keys = [run_unit(make_unit(kind=kind, **fields), lambda p, r: "1")[1][0]["keys"] for kind in ("solve", "evaluate")]
     assert not (keys[0] == keys[1]).all(1).any()
 
 

@@ -108,10 +108,10 @@ def test_any_number_of_actors_gives_the_same_bits(actors: int, small: Run, strai
 
 
 def test_another_seed_gives_other_bits(small: Run, straight: Path, tmp_path: Path) -> None:
-    other = replace(small, seed=1, schedule=replace(small.schedule, generations=1))
+    other = replace(small, seed=1, schedule=replace(small.schedule, generations=1, steps_per_generation=1))
     train(other, tmp_path / "run")
-    assert (tmp_path / "run" / "tasks.jsonl").read_bytes() != (straight / "tasks.jsonl").read_bytes()[:999]
-    assert metrics_of(tmp_path / "run")[1] != metrics_of(straight)[1]
+    first, theirs = ((folder / "tasks.jsonl").read_text().splitlines()[0] for folder in (tmp_path / "run", straight))
+    assert json.loads(first)["task"]["content"] != json.loads(theirs)["task"]["content"]
 
 
 # ---------------------------------------------------------------- kill and resume
@@ -272,12 +272,11 @@ def test_another_model_is_refused(random_model: Path, tmp_path: Path) -> None:
 
 
 def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = "--objective.follow dev --evaluate.tasks 32 --evaluate.tasks-between 32"
-    run = small_run("rlvr", random_model, flags)
+    run = small_run("rlvr", random_model, "--objective.follow dev")
     honest = learner.scores
 
     def altered(split: str) -> Callable[[Sequence[Group]], dict[str, float]]:
-        return lambda groups: {k: 0.125 if f"/{split}/" in k and "pass@" in k else v for k, v in honest(groups).items()}
+        return lambda groups: {k: 0.95 if f"/{split}/" in k and "pass@" in k else v for k, v in honest(groups).items()}
 
     train(run, tmp_path / "honest")
     monkeypatch.setattr(learner, "scores", altered("test"))
@@ -291,9 +290,10 @@ def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monk
     assert states["honest"][2]["objective"] == states["test"][2]["objective"] != states["dev"][2]["objective"]
     for name in ("tasks.jsonl", "samples.jsonl"):
         honest_lines, test_lines, dev_lines = ((tmp_path / n / name).read_bytes() for n in states)
-        assert honest_lines == test_lines != dev_lines
+        assert honest_lines == test_lines
+        assert name == "samples.jsonl" or test_lines != dev_lines  # of dev, what is trained on depends
     reported = [read_metrics(tmp_path / n, "generation")[-1]["eval/test/toy_env:Toy/1/pass@1"] for n in states]
-    assert reported[1] == 0.125 != reported[0]
+    assert reported[1] == 0.95 != reported[0]
 
 
 def test_a_run_stops_at_the_end_of_the_generation_that_spends_its_tokens(
@@ -385,8 +385,8 @@ def test_a_random_model_on_a_hard_environment_trains_on(random_model: Path, tmp_
 
 
 def test_a_tiny_policy_learns(random_model: Path, tmp_path: Path) -> None:
-    flags = "--schedule.generations 1 --schedule.steps-per-generation 15 --acquire.tasks-per-unit 8"
-    more = "--acquire.group-size 8 --update.learning-rate 5e-3 --update.interference-every 0"
+    flags = "--schedule.generations 1 --schedule.steps-per-generation 15 --acquire.units 8"
+    more = "--update.learning-rate 5e-3 --update.interference-every 0"
     train(small_run("rlvr", random_model, flags, more), tmp_path / "run")
     rewards = [r["reward/solve"] for r in read_metrics(tmp_path / "run", "step")]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.3, rewards

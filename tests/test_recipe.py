@@ -59,7 +59,12 @@ def test_controls_differ_in_the_fewest_fields() -> None:
     assert difference("rlvr") == mix | {"objective.follow"}
     assert difference("rlvr-band") == mix | {"objective.follow"}
     assert difference("yoked") == {"acquire.mix.propose", "acquire.mix.yoked", "acquire.yoked_run"}
-    assert difference("expert-iteration") == mix | {"objective.follow", "update.loss", "update.filter"}
+    assert difference("expert-iteration") == mix | {
+        "objective.follow",
+        "update.loss",
+        "update.filter",
+        "roles.solve.credit.centre",
+    }
     centres = {"roles.propose.credit.centre", "roles.solve.credit.centre"}
     assert difference("quickstart-ppo") == centres | {"update.critic.kind"}
 

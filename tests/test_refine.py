@@ -154,6 +154,15 @@ def test_every_copy_of_a_repeat_bears_the_penalty() -> None:
     assert proposal_pay(twice, run) == pytest.approx([1 - 0.2 - 0.3] * 2)  # nothing makes the first one the original
 
 
+def test_copies_are_counted_by_task_or_by_shape() -> None:
+    # Three distinct tasks, the first two of one shape: 2 of 3 proposals are alike.
+    found = [replaced(g, shape=s) for g, s in zip(groups("1:kw", "2:kw", "3:kw"), "aab", strict=True)]
+    by_shape = make_run(propose=Propose(repeat_by="shape", repeat_penalty=0.3))
+    assert proposal_pay(found, by_shape) == pytest.approx([1 - 0.2, 1 - 0.2, 1])
+    by_task = make_run(propose=Propose(repeat_by="task", repeat_penalty=0.3))
+    assert proposal_pay(found, by_task) == [1, 1, 1]
+
+
 def test_a_held_out_hit_is_masked_and_never_punished() -> None:
     result = refined(groups("1:kw", "held_out", "format"), make_run())
     # The mean is that of the other two, 1 and -1/2.

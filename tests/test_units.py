@@ -86,7 +86,7 @@ def test_a_propose_unit_by_hand() -> None:
     assert len(unit.shown) == 2 and all(len(s) == 1 and archive.count(s[0].key) for s in unit.shown)
     assert unit.seats == SEATS and unit.frozen == ("propose",) and unit.seed == run.seed
     assert unit.sampling["propose"].temperature == 0.7 and unit.sampling["solve"].temperature == 1.0
-    assert unit.sampling["solve"].max_new_tokens == 4  # as the environment asks
+    assert unit.sampling["propose"].max_new_tokens == 4  # as the environment asks
     assert units_of(run)[0].shown == ((), ())  # nothing to show yet
 
 
@@ -185,9 +185,7 @@ def test_evaluation_covers_every_cell_once() -> None:
     env = made["chain"]
     families: dict[str, set[str]] = {"dev": set(), "test": set()}
     for u in units:
-        posed = [
-            env.task(u.split, u.first_index + r, u.task_seed, difficulty=d) for r, d in enumerate(u.difficulties)
-        ]
+        posed = [env.task(u.split, u.first_index + r, u.task_seed, difficulty=d) for r, d in enumerate(u.difficulties)]
         assert all(t.split == u.split for t in posed)
         families[u.split] |= {t.family for t in posed}
     assert not families["dev"] & families["test"]

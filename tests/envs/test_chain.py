@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import envs
 from envs.base import SPLITS, EnvUserError, Proposable, Rejection, Task, split_of
 from envs.chain import Chain
-from envs.chain_rules import GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, normal_form, run
+from envs.chain_rules import idle, GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, normal_form, run
 
 COMPACT = Chain()
 WORDS = Chain(form="words")
@@ -111,7 +111,7 @@ def test_prompts_for_proposals() -> None:
     shown = [admitted(COMPACT, "3142rsi"), admitted(COMPACT, "98215dc")]
     assert COMPACT.ask("solve", (), 0)[0].text == "?"
     assert COMPACT.ask("solve", shown, 0)[0].text == "3142rsi?98215dc?"
-    assert COMPACT.offer(shown[0]) == "3142rsi" and COMPACT.shape(shown[0]) == "rsi"
+    assert COMPACT.offer(shown[0]) == "3142rsi" and COMPACT.shape(shown[0]) == "irs"
     said = WORDS.ask("solve", [admitted(WORDS, "sort [3, 1, 2]")], 0)[0].text
     assert "\nsort [3, 1, 2]\n" in said and "3 to 6 whole numbers from 0 to 99" in said
 
@@ -208,7 +208,7 @@ def test_known_keys_never_move() -> None:
     assert [COMPACT.task("test", i, 0, difficulty=3).content for i in range(3)] == KNOWN
 
 
-KNOWN = ["7 3 4 3|ixx|mod 10", "3 4 4 6|iis|mod 10", "5 0 7 7|xrx"]
+KNOWN = ["7 3 4 3|ixx|mod 10", "3 3 0 7|idd|mod 10", "5 0 7 7|xrx"]
 
 
 def outcome(env: Chain, text: str) -> str:
@@ -229,14 +229,14 @@ def outcome(env: Chain, text: str) -> str:
         (COMPACT, "3142314r", "bounds"),
         (COMPACT, "3142" + "i" * 13, "bounds"),
         (COMPACT, "3142rr", "answer_in_prompt"),
-        (COMPACT, "3333r", "answer_in_prompt"),
-        (COMPACT, "1234s", "answer_in_prompt"),
+        (COMPACT, "3333r", "bounds"),
+        (COMPACT, "1234cc", "answer_in_prompt"),
         (WORDS, "reverse [3, 8, 500]", "bounds"),
         (WORDS, "reverse [3, 8]", "bounds"),
         (WORDS, "reverse [3, 8, 5], then sum, then sort", "format"),
         (WORDS, "reverse [3, , 5]", "format"),
         (WORDS, "explode [3, 8, 5]", "format"),
-        (WORDS, "sort [7, 7, 7], then largest", "answer_in_prompt"),
+        (WORDS, "largest [7, 7, 7]", "answer_in_prompt"),
         (WORDS_10, "sort [7, 1, 2, 4, 5], then largest", "guessable"),  # 9 is there in 41 % of lists
         (WORDS_10, "double [7, 1, 2], then largest", "guessable"),  # 8 in 49 %
     ],
@@ -247,11 +247,13 @@ def test_rejections_by_name(env: Chain, text: str, reason: str) -> None:
 
 def test_admission_follows_the_split_of_the_family() -> None:
     outcomes = dict.fromkeys(SPLITS, 0)
-    for number in range(1000, 1300):
+    aliases = ("di", "rdir", "dicc", "ldilll")
+    numbers = [n for n in range(1000, 1600) if all(idle(tuple(map(int, str(n))), a, 10) is None for a in aliases)]
+    for number in numbers:
         family = f"{' '.join(str(number))}|2v+1 mod 10"  # double, increment: 2 v + 1
         split = split_of("chain", family)
         outcomes[split] += 1
-        for alias in ("di", "rdir", "dicc", "ldilll"):  # an alias of a held-out task is held out too
+        for alias in aliases:  # an alias of a held-out task is held out too
             found = COMPACT.admit("solve", f" {number}{alias}\n", (), 9)
             if split == "train":
                 assert isinstance(found, Task) and found.family == family
@@ -313,7 +315,10 @@ def test_what_is_well_formed_is_admitted_or_turned_down_by_name(state: list[int]
     if isinstance(found, Task):
         assert COMPACT.offer(found) == text
     else:
-        assert found.reason in ("guessable", "answer_in_prompt", "held_out")
+        if idle(tuple(state), program, 10) is not None:
+            assert found.reason == "bounds" and "changes nothing" in found.detail
+        else:
+            assert found.reason in ("guessable", "answer_in_prompt", "held_out")
 
 
 @pytest.mark.parametrize(
