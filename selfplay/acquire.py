@@ -6,10 +6,11 @@ Letters: N tasks (rows of the unit), G attempts, n tokens of one trajectory.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _task(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: 
     return env.task(split, index, seed, mode=mode, difficulty=difficulty)
 
 
-_held_out_task = lru_cache(maxsize=1 << 16)(_task)
+_held_out_task = cast("Callable[[Env, Split, int, int, str, int], Task]", lru_cache(maxsize=1 << 16)(_task))
 """Evaluation asks for the same tasks every generation."""
 
 

@@ -39,6 +39,8 @@ from selfplay.templates import TEMPLATES
 class Source:
     """What one environment contributes to the pretraining mixture."""
 
+    env: str = ""
+    """The environment; none = the source's own name."""
     weight: float = 1.0
     """Share of the examples."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Pretrain:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     sources: Mapping[str, Source] = field(default_factory=dict)
-    """The mixture, by environment."""
+    """The mixture, by name."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "kv_heads", "steps", "rows", "row_tokens"):
@@ -89,7 +91,7 @@ class Pretrain:
 def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
     """An endless stream of (ids [n] with the end token, number of prompt tokens), all from train splits."""
     names = list(config.sources)
-    envs = {name: make(name, **source.options) for name, source in config.sources.items()}
+    envs = {name: make(source.env or name, **source.options) for name, source in config.sources.items()}
     rng = random.Random(python_seed(config.seed, Stream.INIT, 1))
     index = 0
     while True:
@@ -249,8 +251,9 @@ def held_out_scores(config: Pretrain, folder: Path, params: Params) -> str:
     """A table of test pass@k by difficulty, each environment in the form that it was trained in."""
     sizes = {"digits", "terms"}  # options that widen what is trained on; the card scores the default sizes
     choices = {
-        name: EnvChoice(options={k: v for k, v in source.options.items() if k not in sizes})
+        source.env or name: EnvChoice(options={k: v for k, v in source.options.items() if k not in sizes})
         for name, source in config.sources.items()
+        if source.proposals < 1
     }
     run: Run = replace(recipe.resolve("quickstart"), envs=choices)
     scored = examine(Subject("base", str(folder), params), run, tasks=CARD_TASKS, samples=4)
@@ -264,6 +267,7 @@ def settings_text(config: Pretrain) -> str:
 
 def card(config: Pretrain, cost: Mapping[str, float], scored: str) -> str:
     """The model card: what it is, how it was made, what it cost, and how it scores."""
+    trained = sorted({source.env or name for name, source in config.sources.items()})
     return f"""---
 library_name: transformers
 license: apache-2.0
@@ -271,7 +275,7 @@ license: apache-2.0
 # A tiny base model for self-play
 
 A {config.layers}-layer decoder of the Qwen 3 family, width {config.width}, {int(cost["parameters"]):,} parameters,
-one token a printable ASCII character. It completes tasks of {", ".join(config.sources)} and proposes new ones. It is
+one token a printable ASCII character. It completes tasks of {", ".join(trained)} and proposes new ones. It is
 good at small sizes, weak just beyond and near zero further out: a start for self-play, as a pretrained language model
 is.
 

@@ -132,10 +132,13 @@ def _source(run: Run, rng: random.Random, archived: int) -> Source:
 
 
 def _yoked_tasks(world: World, step: int, index: int, run: Run) -> tuple[Task, ...]:
-    """This unit's share of the other run's tasks of this step, repeated in order where it falls short of a unit."""
-    tasks = world.yoked.get(step)
-    if not tasks:
-        raise UserError(f"acquire.yoked_run {run.acquire.yoked_run} admitted no tasks at step {step}")
+    """This unit's share of the other run's tasks of this step, repeated in order where it falls short of a unit.
+
+    Steps in which the other run admitted nothing are passed over, and after its last step its first comes again: a
+    yoked run samples no proposals, so at equal tokens it has more steps.
+    """
+    steps = sorted(world.yoked)
+    tasks = world.yoked[steps[(step - 1) % len(steps)]]
     share = tasks[index :: run.acquire.units] or tasks
     rows = run.acquire.tasks_per_unit
     return tuple(share[i % len(share)] for i in range(rows))
@@ -231,17 +234,15 @@ def load_yoked(run: Run) -> dict[int, list[Task]]:
     """Step -> admitted tasks of the run that a yoked control replays; empty for other runs.
 
     Raises:
-      UserError: that run has no tasks, or fewer steps than this one plans.
+      UserError: that run has no tasks.
     """
     if not run.acquire.mix.get("yoked", 0):
         return {}
     folder = Path(run.acquire.yoked_run or "")
-    if not (folder / "tasks.jsonl").is_file():
-        raise UserError(f"acquire.yoked_run {folder}: there is no tasks.jsonl in it")
     by_step: dict[int, list[Task]] = {}
-    for line in read_tasks(folder):
-        by_step.setdefault(line.step, []).append(line.task)
-    planned = run.schedule.generations * run.schedule.steps_per_generation
-    if run.schedule.max_tokens is None and max(by_step, default=0) < planned:
-        raise UserError(f"acquire.yoked_run {folder} has {max(by_step, default=0)} steps, this run plans {planned}")
+    if (folder / "tasks.jsonl").is_file():
+        for line in read_tasks(folder):
+            by_step.setdefault(line.step, []).append(line.task)
+    if not by_step:
+        raise UserError(f"acquire.yoked_run {folder}: there are no tasks in its tasks.jsonl")
     return by_step

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import envs
 from envs.base import SPLITS, EnvUserError, Proposable, Rejection, Task, split_of
 from envs.chain import Chain
-from envs.chain_rules import idle, GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, normal_form, run
+from envs.chain_rules import GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, idle, normal_form, run
 
 COMPACT = Chain()
 WORDS = Chain(form="words")
