@@ -332,7 +332,7 @@ class Update:
     """Pull towards a reference."""
     critic: Critic = field(default_factory=Critic)
     """Value function."""
-    micro_rows: int = 16
+    micro_rows: int = 8
     """Packed rows a device computes at a time; 0 = the whole minibatch. Changes memory and speed, and the numbers by
     rounding only."""
     row_tokens: int = 128
