@@ -239,8 +239,11 @@ def pretrain(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--seed", type=int, help="in place of the settings' seed")
     parser.add_argument("--steps", type=int, help="in place of the settings' steps")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads: part of what fixes the bits (default: 1)")
     given = parser.read(args)
-    prepare_jax()
+    if given["threads"] < 1:
+        raise UserError(f"--threads must be >= 1, got {given['threads']}")
+    prepare_jax(threads=given.pop("threads"))
     from selfplay.pretrain import pretrain_command
 
     pretrain_command(given.pop("settings", None), given.pop("out"), **given)

@@ -6,6 +6,7 @@ The same settings and seed give the same weights. Letters: B rows, T tokens.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -280,7 +281,8 @@ good at small sizes, weak just beyond and near zero further out: a start for sel
 is.
 
 Made by `selfplay pretrain pretrain.toml --out DIR`, with the settings in pretrain.toml beside this file, on train
-splits only: {config.steps} steps, {int(cost["tokens"]):,} tokens, {cost["flops"] / 1e12:.1f} TFLOP.
+splits only: {config.steps} steps, {int(cost["tokens"]):,} tokens, {cost["flops"] / 1e12:.1f} TFLOP,
+{cost["seconds"] / 60:.0f} minutes on {os.environ.get("NPROC", "all")} CPU thread(s).
 
 ## Held-out scores (test split, temperature 1)
 
