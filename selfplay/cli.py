@@ -193,16 +193,13 @@ def environments(args: list[str]) -> int:
 def _envs_list(args: list[str]) -> int:
     _Parser("envs list", "list the environments").read(args)
     import envs
-    from envs.base import EnvUserError, Proposable
+    from envs.base import EnvUserError
 
     for name in envs.names():
         try:
-            env = envs.make(name)
-        except EnvUserError as error:  # one that needs an option, or a broken package of somebody's
+            print(f"{name:<12} {envs.describe(name)}")
+        except EnvUserError as error:  # a broken package of somebody's
             print(f"{name:<12} {error}")
-            continue
-        proposes = "; takes proposals" if isinstance(env, Proposable) else ""
-        print(f"{name:<12} {env.spec.summary}{proposes}")
     return 0
 
 

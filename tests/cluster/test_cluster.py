@@ -208,7 +208,8 @@ def test_close_ends_an_actor_in_the_middle_of_a_unit_with_its_children(tmp_path:
 
 
 LEARNER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
 from selfplay.cluster import LocalCluster
 from toy_worker import ENTRY, unit, weights
 cluster = LocalCluster(1, ENTRY, {"greeting": "hello"}, threads=1)

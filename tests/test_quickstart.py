@@ -1,0 +1,34 @@
+"""The quickstart moves the frontier: the long form of `a tiny policy learns` in test_learner.py, minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfplay import recipe
+from selfplay.learner import train
+from selfplay.metrics import read_metrics
+
+MASTERED = 0.97
+"""Base pass@1 from which a difficulty counts as mastered."""
+
+
+@pytest.mark.proof
+def test_the_frontier_moves_and_nothing_is_forgotten(tmp_path: Path) -> None:
+    run = recipe.fix_threads(recipe.resolve("quickstart", ["--cluster.actors", "1"]))
+    train(run, tmp_path / "run")
+    base, *_, last = read_metrics(tmp_path / "run", "generation")
+
+    def score(record: dict[str, float], difficulty: int) -> float:
+        return record[f"eval/test/chain/{difficulty}/pass@1"]
+
+    first, second = 5, 6  # the two difficulties just beyond what the base is good at
+    assert score(base, first) < 0.7 and score(base, second) < 0.15
+    assert score(last, first) > 0.90
+    assert score(last, second) > 0.50
+    for difficulty in run.envs["chain"].difficulties:
+        if score(base, difficulty) >= MASTERED:
+            assert score(last, difficulty) > 0.95
+    asked = [g["curriculum/proposed_difficulty_mean"] for g in read_metrics(tmp_path / "run", "generation")[1:]]
+    assert asked[-1] > asked[0] + 0.5
