@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from envs.base import nearest as nearest
 
 
 class SelfplayError(Exception):
@@ -24,12 +23,3 @@ class ActorError(SelfplayError):
 
 class CheckpointError(UserError):
     """A generation on disk is damaged, or of another format or environment version."""
-
-
-def nearest(name: str, valid: Iterable[str], *, count: int = 3) -> str:
-    """A readable hint: the nearest valid names, or all of them when few."""
-    names = sorted(set(valid))
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(close) + "?"
-    return ("valid: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")) if names else "there are none"
