@@ -268,6 +268,7 @@ def settings_text(config: Pretrain) -> str:
 
 def card(config: Pretrain, cost: Mapping[str, float], scored: str) -> str:
     """The model card: what it is, how it was made, what it cost, and how it scores."""
+    threads = os.environ.get("NPROC", "1")
     trained = sorted({source.env or name for name, source in config.sources.items()})
     return f"""---
 library_name: transformers
@@ -280,9 +281,9 @@ one token a printable ASCII character. It completes tasks of {", ".join(trained)
 good at small sizes, weak just beyond and near zero further out: a start for self-play, as a pretrained language model
 is.
 
-Made by `selfplay pretrain pretrain.toml --out DIR`, with the settings in pretrain.toml beside this file, on train
+Made by `selfplay pretrain pretrain.toml --out DIR --threads {threads}`, with pretrain.toml beside this file, on train
 splits only: {config.steps} steps, {int(cost["tokens"]):,} tokens, {cost["flops"] / 1e12:.1f} TFLOP,
-{cost["seconds"] / 60:.0f} minutes on {os.environ.get("NPROC", "all")} CPU thread(s).
+{cost["seconds"] / 60:.0f} minutes on CPU. The same bits need the same thread count, processor features and jaxlib.
 
 ## Held-out scores (test split, temperature 1)
 
