@@ -6,6 +6,7 @@ young end; past the capacity the one met longest ago goes, so the archive never 
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,10 @@ import msgspec
 from envs.base import Task
 from selfplay.errors import CheckpointError
 from selfplay.records import FORMAT, Group, PolicyRef, decode, encode
+
+
+REPLAY_FLOOR = 0.01
+"""Weight of a task that was always or never solved, against 1 for one that was solved half of the time."""
 
 
 class Entry(msgspec.Struct, kw_only=True):
@@ -99,6 +104,20 @@ class TaskArchive:
         """Up to n distinct tasks, uniformly; a function of the seed and of what was recorded."""
         tasks = list(self._index.get((env, mode), {}).values())
         return random.Random(seed).sample(tasks, min(n, len(tasks)))
+
+    def sample_learnable(self, n: int, seed: int, *, env: str, mode: str) -> list[Task]:
+        """Up to n distinct tasks, drawn one after the other by 4 p (1 - p) + REPLAY_FLOOR, p the last solve rate.
+
+        Source: prioritised level replay, arXiv:2010.03934, with the learnability of arXiv:2502.12272 as the score; the
+        draw without replacement by exponential keys is Efraimidis & Spirakis 2006.
+        """
+        rng = random.Random(seed)
+        keyed = []
+        for key, task in self._index.get((env, mode), {}).items():
+            p = self._entries[key].last_p
+            weight = REPLAY_FLOOR + (1.0 if p is None else 4 * p * (1 - p))
+            keyed.append((rng.expovariate(weight), key, task))
+        return [task for _, _, task in heapq.nsmallest(n, keyed)]
 
     def to_bytes(self) -> bytes:
         """The whole archive; equal archives give equal bytes."""

@@ -25,6 +25,7 @@ CriticKind = Literal["none", "shared", "separate"]
 Truncated = Literal["wrong", "mask", "penalty"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Source = Literal["propose", "procedural", "replay", "yoked"]
+Replay = Literal["uniform", "learnability"]
 Follow = Literal["fixed", "dev", "train"]
 
 
@@ -230,6 +231,8 @@ class Acquire:
     """Attempts a task, G."""
     mix: Mapping[Source, float] = field(default_factory=lambda: {"propose": 1.0})
     """Where a unit's tasks come from, by weight: propose, procedural, replay (from the archive), yoked."""
+    replay: Replay = "uniform"
+    """Which tasks of the archive are replayed: all alike, or by 4 p (1 - p) of their last solve rate p."""
     yoked_run: str | None = None
     """The run whose admitted tasks are replayed, step by step; needed by mix.yoked."""
     min_valid: int | None = None
@@ -332,7 +335,7 @@ class Update:
     """Pull towards a reference."""
     critic: Critic = field(default_factory=Critic)
     """Value function."""
-    micro_rows: int = 8
+    micro_rows: int = 4
     """Packed rows a device computes at a time; 0 = the whole minibatch. Changes memory and speed, and the numbers by
     rounding only."""
     row_tokens: int = 128
@@ -361,9 +364,9 @@ class Evaluate:
     """How generations are measured, on `dev` (read by decisions) and `test` (reported only)."""
 
     tasks: int = 1024
-    """Tasks a difficulty and split at the first and last generation."""
+    """Tasks of `test` a difficulty at the first and last generation."""
     tasks_between: int = 128
-    """The same at the generations between."""
+    """The same at the generations between, and the tasks of `dev` at every one."""
     every: int = 1
     """Evaluate every so many generations; the first and last always."""
     tasks_per_unit: int = 256

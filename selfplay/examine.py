@@ -59,7 +59,7 @@ def examine(
     cluster.publish(policy, 0, subject.params)
     try:
         units = evaluation_units(
-            run, made, generation=0, step=0, solver=ref, tasks=tasks, samples=samples, splits=splits
+            run, made, generation=0, step=0, solver=ref, tasks=dict.fromkeys(splits, tasks), samples=samples
         )
         groups = [group for _, found, _ in cluster.run(units) for group in found]
     finally:

@@ -156,7 +156,7 @@ class Learner:
         values: dict[str, float] = {}
         if whole or state.generation % run.evaluate.every == 0:
             with watch("evaluate"):
-                values = self._evaluate(run.evaluate.tasks if whole else run.evaluate.tasks_between)
+                values = self._evaluate(whole=whole)
             state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
@@ -197,11 +197,16 @@ class Learner:
                 spent[name] = spent.get(name, 0.0) + seconds
         return groups, spent
 
-    def _evaluate(self, tasks: int) -> dict[str, float]:
-        state, role = self.state, self.run.roles["solve"]
+    def _evaluate(self, *, whole: bool) -> dict[str, float]:
+        state, role, plan = self.state, self.run.roles["solve"], self.run.evaluate
         solver = PolicyRef(role.policy, state.step if role.trainable else 0)
         units = evaluation_units(
-            self.run, self.world.envs, generation=state.generation, step=state.step, solver=solver, tasks=tasks
+            self.run,
+            self.world.envs,
+            generation=state.generation,
+            step=state.step,
+            solver=solver,
+            tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
         )
         return scores(self._acquire(units)[0])
 

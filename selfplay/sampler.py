@@ -26,6 +26,9 @@ from selfplay.records import Finish, PolicyRef, SamplingSpec
 TOKEN_BUCKET = 32
 """Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
 
+LEAST_SLOTS = 64
+"""Cache slots a row at first; doubled as often as needed."""
+
 ROW_BUCKET = 8
 """Row counts are rounded up to multiples of this."""
 
@@ -121,8 +124,11 @@ class LocalSampler:
         self._params: dict[PolicyRef, Params] = {}
 
     def load(self, ref: PolicyRef, params: Params) -> None:
-        """Keep a version of the weights; they are arguments of the compiled programs, so nothing is recompiled."""
-        self._params[ref] = jax.tree.map(jnp.asarray, params)
+        """Keep a version of the weights on this process's first device.
+
+        They are arguments of the compiled programs, so nothing is recompiled.
+        """
+        self._params[ref] = self._put(params)
 
     def drop(self, ref: PolicyRef) -> None:
         """Forget a version."""
@@ -146,13 +152,12 @@ class LocalSampler:
         rows = self._check(len(texts) * attempts, keys, spec)
         width = self._width(texts, spec)
         ids, lengths = _pad(texts, _up(len(texts), ROW_BUCKET), width)
-        hidden, cache = _prefill(self.config, self._of(ref), ids, lengths, slots=width + _up(spec.max_new_tokens))
+        hidden, cache = _prefill(self.config, self._of(ref), ids, lengths, slots=_slot_bucket(width))
         of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
         position = lengths[of_row]
-        uniforms = _uniforms(_pad_rows(keys, rows), position, length=_up(spec.max_new_tokens))
         hidden, cache = _take((hidden, cache), of_row)
         contexts = [text for text in texts for _ in range(attempts)]
-        return self._decode(ref, contexts, asked, Rows(hidden, jnp.asarray(position), uniforms, cache), spec)
+        return self._decode(ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
     def extend(
         self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
@@ -169,26 +174,28 @@ class LocalSampler:
         new = [_NOTHING if a is None else np.asarray(a, np.int32) for a in appended]
         contexts = [np.concatenate(pair) for pair in zip(context.ids, new, strict=True)]
         asked = np.array([a is not None and c.size > 0 for a, c in zip(appended, contexts, strict=True)])
-        slots = self._width(contexts, spec) + _up(spec.max_new_tokens)
+        slots = max(_slot_bucket(self._width(contexts, spec)), *(_slots(cache) for cache, _ in context.pieces))
         read, count = _pad([c[-1 - n.size :] for c, n in zip(contexts, new, strict=True)], rows)
         _, position = _pad(contexts, rows)
         params, cache = self._of(context.ref), _merge(context.pieces, slots)
         hidden, cache = _append(self.config, params, read, count, np.maximum(position - count, 0), cache)
-        uniforms = _uniforms(_pad_rows(keys, rows), position, length=_up(spec.max_new_tokens))
-        return self._decode(context.ref, contexts, asked, Rows(hidden, jnp.asarray(position), uniforms, cache), spec)
+        return self._decode(context.ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
     def _decode(
         self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
     ) -> tuple[list[Completion], LocalContext]:
-        """Segments of decoding; between two, stopped rows are noticed and the live ones move into a smaller bucket."""
+        """Segments of decoding; between two, stopped rows are noticed, the live ones move into a smaller bucket, and
+        the cache grows to hold the next segment's tokens: attention reads all of its slots."""
         written = _Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
-        pieces = []
+        longest, pieces = max(c.size for c in contexts), []
         for offset in range(0, spec.max_new_tokens, SEGMENT):
             if not alive.any():
                 break
             steps = min(SEGMENT, spec.max_new_tokens - offset)
+            if (slots := _slot_bucket(longest + offset + steps)) > _slots(state.cache):
+                state = state._replace(cache=_grow(state.cache, slots=slots))
             state, drawn = _segment(
                 self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, offset, steps,
                 np.float32(spec.temperature),
@@ -204,6 +211,18 @@ class LocalSampler:
         completions = written.completions(asked)
         ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
+
+    def _rows(
+        self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, spec: SamplingSpec
+    ) -> Rows:
+        """Rows about to draw their first tokens."""
+        start = self._put(position)
+        uniforms = _uniforms(_pad_rows(keys, len(position)), start, length=_up(spec.max_new_tokens))
+        return Rows(hidden, start, uniforms, cache)
+
+    def _put(self, arrays: Any) -> Any:
+        """On this process's first device: arrays that came from elsewhere would have programs compiled of their own."""
+        return jax.device_put(arrays, jax.local_devices()[0])
 
     def _of(self, ref: PolicyRef) -> Params:
         if ref not in self._params:
@@ -397,13 +416,30 @@ def _merge(pieces: Sequence[tuple[Cache, np.ndarray]], slots: int) -> Cache:
 
 @partial(jax.jit, static_argnames="slots")
 def _gather(caches: list[Cache], homes: list[np.ndarray], *, slots: int) -> Cache:
-    def one(first: jax.Array, *later: jax.Array) -> jax.Array:
+    def one(*pieces: jax.Array) -> jax.Array:
+        first, *later = (_pad_slots(piece, slots) for piece in pieces)
         for rows, home in zip(later, homes, strict=True):
             first = first.at[home].set(rows, mode="drop")
-        return jnp.pad(first, ((0, 0), (0, 0), (0, max(slots - first.shape[2], 0)), (0, 0)))
+        return first
 
     merged: Cache = jax.tree.map(one, *caches)
     return merged
+
+
+@partial(jax.jit, static_argnames="slots")
+def _grow(cache: Cache, *, slots: int) -> Cache:
+    grown: Cache = jax.tree.map(lambda x: _pad_slots(x, slots), cache)
+    return grown
+
+
+def _pad_slots(x: Float[Array, "R K S H"], slots: int) -> Float[Array, "R K T H"]:
+    """Empty slots behind those that there are, up to `slots`."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
+
+
+def _slots(cache: Cache) -> int:
+    """How many tokens a row of the cache has room for."""
+    return cache[0][0].shape[2]
 
 
 _NOTHING = np.zeros(0, np.int32)
@@ -415,8 +451,17 @@ def _up(n: int, multiple: int = TOKEN_BUCKET) -> int:
 
 
 def _row_buckets(rows: int) -> set[int]:
-    """What a call of so many rows may shrink to: all of them, a half, a quarter, an eighth."""
-    return {_up(-(-rows // part), ROW_BUCKET) for part in (1, 2, 4, 8)}
+    """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share."""
+    least = max(ROW_BUCKET, rows // 8)
+    return {_up(rows, ROW_BUCKET)} | {2**k for k in range(rows.bit_length()) if least <= 2**k < rows}
+
+
+def _slot_bucket(tokens: int) -> int:
+    """Cache slots for so many tokens: LEAST_SLOTS doubled, so that a call compiles few programs."""
+    slots = LEAST_SLOTS
+    while slots < tokens:
+        slots *= 2
+    return slots
 
 
 def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:

@@ -107,9 +107,8 @@ def _training_unit(
         )
     given: dict[str, Any] = {"kind": "solve", "mode": mode, "rows": rows, "attempts": run.acquire.group_size}
     if source == "replay":
-        return Unit(
-            **base, **given, tasks=tuple(archive.sample(rows, rng.getrandbits(32), env=env.spec.name, mode=mode))
-        )
+        draw = archive.sample_learnable if run.acquire.replay == "learnability" else archive.sample
+        return Unit(**base, **given, tasks=tuple(draw(rows, rng.getrandbits(32), env=env.spec.name, mode=mode)))
     if source == "yoked":
         return Unit(**base, **given, tasks=_yoked_tasks(world, step, index, run))
     prefix = f"{name}/{mode}/"
@@ -181,24 +180,23 @@ def evaluation_units(
     generation: int,
     step: int,
     solver: PolicyRef,
-    tasks: int,
+    tasks: Mapping[Split, int],
     samples: int = 1,
-    splits: Sequence[Split] = ("dev", "test"),
 ) -> list[Unit]:
     """Units over the held-out tasks of every (split, environment, mode, difficulty).
 
     Args:
-      tasks: tasks a difficulty and split, shared out evenly over the environment's modes.
+      tasks: tasks a difficulty by split, shared out evenly over the environment's modes.
       samples: attempts a task.
     """
     units: list[Unit] = []
-    for split in splits:
+    for split, count in tasks.items():
         for name, choice in run.envs.items():
             env = envs[name]
             used = modes(env, choice)
             for mode in used:
                 for difficulty in difficulties(env, choice):
-                    for first, rows in _chunks(tasks // len(used) or 1, env.size(split), run.evaluate.tasks_per_unit):
+                    for first, rows in _chunks(count // len(used) or 1, env.size(split), run.evaluate.tasks_per_unit):
                         base = _unit_base(
                             run, name, env, {"solve": solver}, generation=generation, step=step, index=len(units)
                         )

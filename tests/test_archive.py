@@ -103,6 +103,23 @@ def test_draws_are_distinct_of_their_kind_and_uniform() -> None:
     np.testing.assert_allclose(counts / 4000, 0.2, atol=0.03)  # 4.7 standard deviations
 
 
+def test_learnable_tasks_are_replayed_by_their_weight() -> None:
+    archive = TaskArchive(100)
+    solved = {0: ("ok", "ok"), 1: ("ok", "wrong"), 2: ("wrong", "wrong"), 3: ("ok", "ok", "ok", "wrong")}
+    archive.record([group(task(n), *verdicts) for n, verdicts in solved.items()])
+    weights = np.array([0.01, 1.01, 0.01, 0.76])  # 4 p (1 - p) + 0.01
+    counts = np.zeros(4)
+    for seed in range(4000):
+        (first,) = archive.sample_learnable(1, seed, env="toy", mode="solve")
+        counts[first.seed] += 1
+    np.testing.assert_allclose(counts / 4000, weights / weights.sum(), atol=0.03)  # 3.8 standard deviations
+    drawn = archive.sample_learnable(9, 5, env="toy", mode="solve")
+    assert len(drawn) == 4 and drawn == archive.sample_learnable(9, 5, env="toy", mode="solve")
+    archive.record([group(task(1), "ok", "ok")])  # mastered since: it is left to the others
+    again = [archive.sample_learnable(1, seed, env="toy", mode="solve")[0].seed for seed in range(500)]
+    assert again.count(3) > 450
+
+
 @given(st.lists(st.integers(0, 8), max_size=40), st.integers(1, 6), st.integers(0, 40))
 def test_a_restore_at_any_point_changes_nothing(seeds: list[int], capacity: int, cut: int) -> None:
     groups = [group(task(n), "ok", step=i, shape=str(n % 3)) for i, n in enumerate(seeds)]

@@ -172,9 +172,9 @@ def test_evaluation_covers_every_cell_once() -> None:
     run = make_run("quickstart", "--evaluate.tasks-per-unit 5 --evaluate.temperature 0.5", chain=choice)
     solver = PolicyRef("main", 8)
     made = make_envs(run)
-    units = evaluation_units(run, made, generation=2, step=8, solver=solver, tasks=12, samples=3)
+    units = evaluation_units(run, made, generation=2, step=8, solver=solver, tasks={"dev": 6, "test": 12}, samples=3)
     places = Counter((u.split, u.difficulties[r], u.first_index + r) for u in units for r in range(u.rows))
-    assert set(places) == {(s, d, i) for s in ("dev", "test") for d in (1, 3) for i in range(12)}
+    assert set(places) == {(s, d, i) for s, n in (("dev", 6), ("test", 12)) for d in (1, 3) for i in range(n)}
     assert set(places.values()) == {1}
     assert [u.index for u in units] == list(range(len(units)))  # so that no two share a key
     assert {u.kind for u in units} == {"evaluate"} and {u.attempts for u in units} == {3}
@@ -191,7 +191,7 @@ def test_evaluation_covers_every_cell_once() -> None:
 def test_held_out_tasks_are_the_same_in_every_run() -> None:
     runs = [make_run("quickstart", f"--seed {s}", chain=EnvChoice(difficulties=(2,))) for s in (1, 2)]
     found = [
-        evaluation_units(r, make_envs(r), generation=g, step=g, solver=SEATS["solve"], tasks=4)
+        evaluation_units(r, make_envs(r), generation=g, step=g, solver=SEATS["solve"], tasks={"dev": 4, "test": 4})
         for g, r in enumerate(runs)
     ]
     assert [(u.task_seed, u.first_index) for u in found[0]] == [(u.task_seed, u.first_index) for u in found[1]]
@@ -204,5 +204,5 @@ def test_a_small_split_is_used_up_and_not_repeated(tmp_path: Path) -> None:
     made = make_envs(run)
     sizes = {split: made["jsonl"].size(split) for split in ("dev", "test")}
     assert all(size and size < 50 for size in sizes.values())
-    units = evaluation_units(run, made, generation=0, step=0, solver=SEATS["solve"], tasks=50)
+    units = evaluation_units(run, made, generation=0, step=0, solver=SEATS["solve"], tasks={"dev": 50, "test": 50})
     assert {s: sum(u.rows for u in units if u.split == s) for s in sizes} == sizes

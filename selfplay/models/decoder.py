@@ -202,11 +202,25 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """softmax(q k^T / sqrt(H)) v over the slots where mask is True; the softmax is in float32."""
     b, t, n, h = q.shape
+    if t == 1:
+        return _attend_one(q, k, v, mask)
     grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
     scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32) * h**-0.5
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
+
+
+def _attend_one(
+    q: Float[Array, "B 1 N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Bool[Array, "B 1 S"]
+) -> Float[Array, "B 1 N H"]:
+    """`attend` of a decode step: a product with one row is a sum, and as such reads the keys once, in vector loops."""
+    b, _, n, h = q.shape
+    grouped = q.reshape(b, k.shape[1], -1, 1, h)  # [B K G 1 H]
+    scores = jnp.sum(grouped * k[:, :, None], axis=-1, dtype=jnp.float32) * h**-0.5  # [B K G S]
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
 
 
 def write(
