@@ -17,7 +17,6 @@ from envs.base import Task
 from selfplay.errors import CheckpointError
 from selfplay.records import FORMAT, Group, PolicyRef, decode, encode
 
-
 REPLAY_FLOOR = 0.01
 """Weight of a task that was always or never solved, against 1 for one that was solved half of the time."""
 

@@ -238,9 +238,7 @@ def kl_penalty(logprobs: Vector, reference_logprobs: Vector, mask: np.ndarray, *
     return np.where(mask, -coef * (np.asarray(logprobs, np.float64) - reference_logprobs), 0.0)
 
 
-def gae(
-    rewards: Vector, values: Vector, mask: np.ndarray, *, gamma: float, gae_lambda: float
-) -> tuple[Vector, Vector]:
+def gae(rewards: Vector, values: Vector, mask: np.ndarray, *, gamma: float, gae_lambda: float) -> tuple[Vector, Vector]:
     """Generalised advantage estimates over the policy's own tokens, whatever stands between them.
 
     With t running over the tokens that the policy chose, V_t the value before token t, and V = 0 after the last:

@@ -126,9 +126,7 @@ def first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]]
     return places, len(used)
 
 
-def lay_out(
-    trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]], rows: int, width: int
-) -> Rows:
+def lay_out(trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]], rows: int, width: int) -> Rows:
     """The trajectories written into [rows, width] arrays at their places."""
     ids, positions, segment_ids = (np.zeros((rows, width), np.int32) for _ in range(3))
     role_ids = np.full((rows, width), -1, np.int32)

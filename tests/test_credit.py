@@ -152,9 +152,7 @@ def test_moving_baselines_carry_over_and_the_given_ones_stay():
 
 def test_token_weighting_counts_long_answers_more():
     # Weights 3 and 1: mean 3/4, variance (3/16 + 9/16) / 4 = 3/16.
-    a, _ = advantages(
-        [1, 0], "aa", lengths=[3, 1], centre="group_mean", scale="group_std", weighting="token", eps=0.0
-    )
+    a, _ = advantages([1, 0], "aa", lengths=[3, 1], centre="group_mean", scale="group_std", weighting="token", eps=0.0)
     np.testing.assert_allclose(a, np.array([0.25, -0.75]) / (3**0.5 / 4))
 
 
@@ -250,13 +248,19 @@ def test_critic_advantages_scale_over_all_tokens():
     rewards = [np.array([0, 0, 1.0]), np.array([0, -2.0])]
     values = [np.zeros(3), np.zeros(2)]
     keys = [("solve",), ("solve",)]
-    (first, returns), (second, _) = critic_advantages(rewards, values, masks, keys, credit=Credit(
-        centre="critic", scale="batch_std", key=("role",), weighting="token", eps=0.0))
+    (first, returns), (second, _) = critic_advantages(
+        rewards,
+        values,
+        masks,
+        keys,
+        credit=Credit(centre="critic", scale="batch_std", key=("role",), weighting="token", eps=0.0),
+    )
     # Token advantages 1, 1, -2: mean 0, std sqrt(2).
     np.testing.assert_allclose(first, [0, 2**-0.5, 2**-0.5], rtol=1e-6)
     np.testing.assert_allclose(second, [0, -(2**0.5)], rtol=1e-6)
     np.testing.assert_array_equal(returns, np.float32([0, 1, 1]))
     # weighting = sequence: weights 1/2, 1/2, 1 give mean -1/2 and variance 9/4.
-    (first, _), _ = critic_advantages(rewards, values, masks, keys, credit=Credit(
-        centre="critic", scale="batch_std", key=("role",), eps=0.0))
+    (first, _), _ = critic_advantages(
+        rewards, values, masks, keys, credit=Credit(centre="critic", scale="batch_std", key=("role",), eps=0.0)
+    )
     np.testing.assert_allclose(first, [0, 2 / 3, 2 / 3], rtol=1e-6)

@@ -19,10 +19,16 @@ def trajectory(length, own, *, role="solve", policy="main", first=1, trainable=T
     """`length` tokens first, first + 1, ..., of which the last `own` are the policy's."""
     mask = np.arange(length) >= length - own
     return Trajectory(
-        role=role, policy=PolicyRef(policy, 0), trainable=trainable, mask=mask,
+        role=role,
+        policy=PolicyRef(policy, 0),
+        trainable=trainable,
+        mask=mask,
         ids=np.arange(first, first + length, dtype=np.int32),
-        behaviour_logprobs=np.where(mask, -1.0, 0.0).astype(np.float32), turn_starts=(length - own,),
-        finish=("stop",), verdict=Verdict(1.0, "ok"), text="",
+        behaviour_logprobs=np.where(mask, -1.0, 0.0).astype(np.float32),
+        turn_starts=(length - own,),
+        finish=("stop",),
+        verdict=Verdict(1.0, "ok"),
+        text="",
     )
 
 
@@ -34,8 +40,14 @@ def item(length, own, *, group=0, advantage=1.0, role="solve", **kwargs):
 
 def packed(items, *, seed=0, multiple=1, max_tokens=None, planned=None, **update):
     return minibatches(
-        items, policy="main", planned=planned or {"propose": 4, "solve": 8}, roles=DEFAULT, seed=seed,
-        update=Update(**({"minibatches": 1, "row_tokens": 16} | update)), multiple=multiple, max_tokens=max_tokens,
+        items,
+        policy="main",
+        planned=planned or {"propose": 4, "solve": 8},
+        roles=DEFAULT,
+        seed=seed,
+        update=Update(**({"minibatches": 1, "row_tokens": 16} | update)),
+        multiple=multiple,
+        max_tokens=max_tokens,
     )
 
 

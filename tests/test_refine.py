@@ -274,9 +274,7 @@ outcome = st.one_of(
     st.sampled_from(["wrong", "mask", "penalty"]),
     st.sampled_from(["one", "group_std"]),
 )
-def test_advantages_under_a_group_mean_sum_to_zero(
-    found: list[tuple[str, str]], truncated: str, scale: str
-) -> None:
+def test_advantages_under_a_group_mean_sum_to_zero(found: list[tuple[str, str]], truncated: str, scale: str) -> None:
     run = make_run(solve={"truncated": truncated, "credit": Credit(scale=scale)})
     run = replace(run, acquire=Acquire(group_size=4, tasks_per_unit=8))
     step = [replaced(g, row=i) for i, (ask, o) in enumerate(found) for g in groups(o, parent=ask)]

@@ -37,9 +37,15 @@ def params():
 def trajectory(rng, role, length, own, version=0):
     mask = np.arange(length) >= length - own
     return Trajectory(
-        role=role, policy=PolicyRef("main", version), ids=rng.integers(0, 12, length).astype(np.int32), mask=mask,
-        behaviour_logprobs=np.where(mask, -2.0, 0.0).astype(np.float32), turn_starts=(length - own,), finish=("stop",),
-        verdict=Verdict(1.0, "ok"), text="",
+        role=role,
+        policy=PolicyRef("main", version),
+        ids=rng.integers(0, 12, length).astype(np.int32),
+        mask=mask,
+        behaviour_logprobs=np.where(mask, -2.0, 0.0).astype(np.float32),
+        turn_starts=(length - own,),
+        finish=("stop",),
+        verdict=Verdict(1.0, "ok"),
+        text="",
     )
 
 
@@ -54,16 +60,26 @@ def items(updater, params, *, count=24, seed=0, in_loss=True):
     return [
         Item(
             trajectory=structs.replace(t, behaviour_logprobs=lp),
-            advantages=(rng.normal() * t.mask).astype(np.float32), group=i // 4, in_loss=in_loss,
-            returns=(rng.normal(size=len(t.ids)) * t.mask).astype(np.float32), reference_logprobs=lp - 0.3 * t.mask,
+            advantages=(rng.normal() * t.mask).astype(np.float32),
+            group=i // 4,
+            in_loss=in_loss,
+            returns=(rng.normal(size=len(t.ids)) * t.mask).astype(np.float32),
+            reference_logprobs=lp - 0.3 * t.mask,
         )
         for i, (t, lp) in enumerate(zip(made, scores, strict=True))
     ]
 
 
 def batches(updater, made, *, seed=0, update=None):
-    return minibatches(made, policy="main", planned=PLANNED, roles=ROLES, update=update or updater.update, seed=seed,
-                       multiple=updater.row_multiple)
+    return minibatches(
+        made,
+        policy="main",
+        planned=PLANNED,
+        roles=ROLES,
+        update=update or updater.update,
+        seed=seed,
+        multiple=updater.row_multiple,
+    )
 
 
 def assert_trees_close(a, b, **tolerance):
@@ -81,7 +97,9 @@ def plain(params):
 
 
 FULL = replace(
-    UPDATE, entropy_coef=0.01, kl=Kl(place="loss", estimator="k2", coef={"propose": 0.05, "solve": 0.1}),
+    UPDATE,
+    entropy_coef=0.01,
+    kl=Kl(place="loss", estimator="k2", coef={"propose": 0.05, "solve": 0.1}),
     critic=Critic(kind="shared"),
 )
 
@@ -239,9 +257,13 @@ def test_stale_data_is_weighted_by_the_capped_ratio(plain, params, steps):
     """mu = learner - log 3 on every token: weight min(3, cap 2) = 2, so the gradient doubles."""
     updater, made = plain
     late = [
-        replace(i, trajectory=structs.replace(
-            i.trajectory, behaviour_logprobs=i.trajectory.behaviour_logprobs - np.float32(np.log(3)) * i.trajectory.mask
-        ))
+        replace(
+            i,
+            trajectory=structs.replace(
+                i.trajectory,
+                behaviour_logprobs=i.trajectory.behaviour_logprobs - np.float32(np.log(3)) * i.trajectory.mask,
+            ),
+        )
         for i in made
     ]
     (fresh,) = batches(updater, made)
@@ -318,9 +340,15 @@ def test_a_bandit_is_learnt(critic):
 
     def say(token, lp):
         return Trajectory(
-            role="solve", policy=PolicyRef("main", 0), ids=np.append(prompt, token).astype(np.int32), mask=mask,
-            behaviour_logprobs=np.array([0, lp], np.float32), turn_starts=(1,), finish=("stop",),
-            verdict=Verdict(1.0, "ok"), text="",
+            role="solve",
+            policy=PolicyRef("main", 0),
+            ids=np.append(prompt, token).astype(np.int32),
+            mask=mask,
+            behaviour_logprobs=np.array([0, lp], np.float32),
+            turn_starts=(1,),
+            finish=("stop",),
+            verdict=Verdict(1.0, "ok"),
+            text="",
         )
 
     every = [say(token, 0.0) for token in range(12)]
@@ -344,7 +372,13 @@ def test_a_bandit_is_learnt(critic):
                 Item(trajectory=t, advantages=a, returns=ret, old_values=v, group=i)
                 for i, (t, (a, ret), v) in enumerate(zip(said, pairs, values, strict=True))
             ]
-        step = minibatches(made, policy="main", planned={"solve": 64}, roles={"solve": RoleConfig()}, update=update,
-                           seed=int(rng.integers(2**31)))
+        step = minibatches(
+            made,
+            policy="main",
+            planned={"solve": 64},
+            roles={"solve": RoleConfig()},
+            update=update,
+            seed=int(rng.integers(2**31)),
+        )
         state, _ = updater.step(state, step)
     assert np.exp(updater.logprobs(state.params, [every[7]])[0][1]) > 0.9

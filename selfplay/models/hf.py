@@ -96,7 +96,12 @@ def locate(path_or_name: str | Path) -> Path:
 
 
 def save(
-    folder: str | Path, config: ModelConfig, params: Params, tokenizer: Tokenizer, *, dtype: Any = jnp.float32,
+    folder: str | Path,
+    config: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    dtype: Any = jnp.float32,
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write a Hugging Face folder that transformers opens; the whole folder appears at once or not at all.
