@@ -22,9 +22,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 Origin = Literal["procedural", "dataset", "proposed"]
 
-Reason = Literal[
-    "format", "bounds", "safety", "executes", "deterministic", "guessable", "answer_in_prompt", "held_out"
-]
+Reason = Literal["format", "bounds", "safety", "executes", "deterministic", "guessable", "answer_in_prompt", "held_out"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why a proposal is turned down, in the order in which `admit` checks."""
 

@@ -25,6 +25,7 @@ CriticKind = Literal["none", "shared", "separate"]
 Truncated = Literal["wrong", "mask", "penalty"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Source = Literal["propose", "procedural", "replay", "yoked"]
+Decay = Literal["none", "linear"]
 Replay = Literal["uniform", "learnability"]
 Follow = Literal["fixed", "dev", "train"]
 
@@ -322,6 +323,11 @@ class Update:
     """Adam's step size after warm-up."""
     warmup_steps: int = 10
     """Optimizer steps over which the learning rate rises linearly from 0."""
+    decay: Decay = "none"
+    """How the learning rate falls over the run; linear = to decay_floor of it at the end of the schedule (the last
+    generation, or schedule.max_tokens where that comes first)."""
+    decay_floor: float = 0.1
+    """Share of the learning rate that is left at the end."""
     beta1: float = 0.9
     beta2: float = 0.99
     adam_eps: float = 1e-8
@@ -350,6 +356,7 @@ class Update:
             _check(getattr(self, name) >= 1, f"update.{name}", ">= 1", getattr(self, name))
         for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "interference_every"):
             _check(getattr(self, name) >= 0, f"update.{name}", ">= 0", getattr(self, name))
+        _check(0 < self.decay_floor <= 1, "update.decay_floor", "in (0, 1]", self.decay_floor)
         for name in ("beta1", "beta2"):
             _check(0 <= getattr(self, name) < 1, f"update.{name}", "in [0, 1)", getattr(self, name))
         if self.loss == "reinforce" and self.epochs * self.minibatches > 1:

@@ -35,6 +35,9 @@ def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict
     statuses = Counter(a.verdict.status for g in groups for a in g.attempts)
     for status in STATUSES:
         values[f"outcome/{status}"] = statuses[status] / max(statuses.total(), 1)
+    attempts = [a for g in groups for a in g.valid]
+    for name in sorted({name for a in attempts for name in a.verdict.parts}):
+        values[f"reward/part/{name}"] = _mean([a.verdict.parts.get(name, 0.0) for a in attempts])
     return values | (_proposal_metrics(proposed, archive) if proposed else {})
 
 

@@ -263,10 +263,17 @@ class Learner:
                 state.policies[name],
                 batches,
                 references=references,
+                done=self._done(),
                 critic_only=state.step <= run.update.critic.warmup_steps and run.update.critic.kind != "none",
             )
             values |= measured
         return values
+
+    def _done(self) -> float:
+        """Share of the schedule that was behind before this step, by steps or by tokens."""
+        limits, state = self.run.schedule, self.state
+        by_steps = (state.step - 1) / (limits.generations * limits.steps_per_generation)
+        return max(by_steps, state.tokens / limits.max_tokens if limits.max_tokens else 0.0)
 
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""

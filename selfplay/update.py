@@ -118,6 +118,7 @@ class Updater:
         batches: Sequence[Batch],
         *,
         references: Params | None = None,
+        done: float = 0.0,
         critic_only: bool = False,
         stale: bool = False,
     ) -> tuple[PolicyState, dict[str, float]]:
@@ -129,10 +130,12 @@ class Updater:
         Args:
           batches: from `packing.minibatches`.
           references: weights of the reference policy; read by kl.estimator = full only.
+          done: share of the run that is behind, for update.decay.
           critic_only: the policy stays as it is (critic warm-up).
           stale: the data was sampled by other weights than `state.params`.
         """
         old: Old = "behaviour" if not stale else "self" if len(batches) == 1 else "given"
+        scale = np.float32(decay(self.update, done))
         before = [self.score(state.params, b) if old == "given" else None for b in batches]
         stats: list[Stats] = []
         for batch, old_logprobs in zip(batches, before, strict=True):
@@ -140,7 +143,7 @@ class Updater:
             policy = policy and not critic_only
             if policy or critic:
                 total = self._total(state, self._slabs(batch, old_logprobs), references, old=old)
-                state, taken = self._jit_apply(state, total, policy=policy, critic=critic)
+                state, taken = self._jit_apply(state, total, scale, policy=policy, critic=critic)
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
         nonfinite = float(sum(s["sum"]["nonfinite"] for s in host))
@@ -148,7 +151,7 @@ class Updater:
         metrics = {
             "update/skipped": len(batches) - len(host) + nonfinite,
             "update/nonfinite": nonfinite,
-            "optim/lr": float(rate),
+            "optim/lr": float(rate * scale),
         }
         return state, metrics | update_metrics(host, self.update) | _explained_variance(batches)
 
@@ -199,17 +202,19 @@ class Updater:
 
     # ------------------------------------------------------------ inside the compiled programs
 
-    def _apply(self, state: PolicyState, total: Total, *, policy: bool, critic: bool) -> tuple[PolicyState, Stats]:
-        """One optimizer step with a batch's summed gradients."""
+    def _apply(
+        self, state: PolicyState, total: Total, scale: jax.Array, *, policy: bool, critic: bool
+    ) -> tuple[PolicyState, Stats]:
+        """One optimizer step with a batch's summed gradients, at `scale` times the learning rate."""
         gradient, critic_gradient, stats = total
         norms = {"grad_norm": optax.tree.norm(gradient), "critic_grad_norm": optax.tree.norm(critic_gradient)}
         finite = jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["critic_grad_norm"])
         weights, moments = state.params, state.opt_state
         head, head_moments = state.critic, state.critic_opt_state
         if policy:
-            weights, moments = _advance(self._tx, gradient, moments, weights, finite)
+            weights, moments = _advance(self._tx, gradient, moments, weights, scale, finite)
         if critic:
-            head, head_moments = _advance(self._critic_tx, critic_gradient, head_moments, head, finite)
+            head, head_moments = _advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
         steps = state.steps + finite if policy else state.steps
         stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
         return PolicyState(
@@ -312,6 +317,13 @@ class Updater:
 # ---------------------------------------------------------------- pure parts
 
 
+def decay(update: Update, done: float) -> float:
+    """Factor on the learning rate once a share `done` of the run is behind: 1 at first, decay_floor at its end."""
+    if update.decay == "none":
+        return 1.0
+    return max(update.decay_floor, 1.0 - (1.0 - update.decay_floor) * done)
+
+
 def _learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:
     """peak * min(1, (k + 1) / warmup_steps) at the optimizer's step k = 0, 1, ..."""
     return lambda count: peak * jnp.minimum(1.0, (count + 1) / max(update.warmup_steps, 1))
@@ -329,10 +341,11 @@ def _optimizer(update: Update, peak: float) -> optax.GradientTransformation:
 
 
 def _advance(
-    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, finite: jax.Array
+    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, scale: jax.Array, finite: jax.Array
 ) -> tuple[Any, Any]:
     """One optimizer step, or none at all where a gradient is not finite."""
     updates, new_state = tx.update(gradient, opt_state, params)
+    updates = jax.tree.map(lambda x: scale * x, updates)
     new = optax.apply_updates(params, updates), new_state
     kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
     return kept

@@ -171,6 +171,18 @@ def test_a_held_out_hit_is_masked_and_never_punished() -> None:
     assert curves["propose/reject/held_out"] == pytest.approx(1 / 3) and curves["reward/propose"] == 0.25
 
 
+def test_named_parts_of_the_reward_become_curves() -> None:
+    found = groups("1:kkw", "2:we")
+    first, second = found
+    right, *others = first.attempts
+    parted = replaced(right, verdict=Verdict(1.0, "ok", {"style": 0.5, "length": -0.2}))
+    curves = experience_metrics(
+        refined([replaced(first, attempts=(parted, *others)), second], make_run()), TaskArchive(9), make_run()
+    )
+    # Four judged attempts, one of them with parts; the one that the environment failed does not count.
+    assert curves["reward/part/style"] == pytest.approx(0.125) and curves["reward/part/length"] == pytest.approx(-0.05)
+
+
 def test_too_few_judged_attempts_mask_the_group_and_its_proposer() -> None:
     run = replace(make_run(), acquire=Acquire(group_size=4, tasks_per_unit=8))
     result = refined(groups("1:keee", "2:kwee", "3:kkww"), run)
