@@ -279,6 +279,11 @@ class Kl:
             _check(role in ("propose", "solve"), "update.kl.coef", "by role: propose, solve", role)
             _check(coef >= 0, f"update.kl.coef.{role}", ">= 0", coef)
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whose KL is taken: roles with a coefficient, or both where none has one (to be looked at)."""
+        return tuple(role for role, coef in self.coef.items() if coef > 0) or ("propose", "solve")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Critic:

@@ -35,6 +35,7 @@ class Objective:
         self.config, self.update = config, update
         self._temperatures = tuple(roles[role].temperature for role in ROLES)
         self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
+        self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
 
     def loss(
         self, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
@@ -64,10 +65,11 @@ class Objective:
         stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
         stats["sum"]["policy_loss"] = policy_loss
         if update.kl.place != "none":
-            kl = self._kl(logprobs, z, at, rows, references)
+            measured = chosen & (self._by_role(self._kl_measured, at["roles"]) > 0)
+            kl = jnp.where(measured, self._kl(logprobs, z, at, rows, references), 0.0)
             if update.kl.place == "loss":
                 loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
-            stats["sum"]["ref_kl"] = jnp.sum(chosen * kl)
+            stats["sum"] |= {"ref_kl": jnp.sum(kl), "ref_kl_tokens": jnp.sum(measured, dtype=jnp.float32)}
         if critic is not None:
             values = self._head(critic, hidden, rows)
             value_loss = jnp.sum(at["value_weights"] * losses.squared_error(values, at["returns"]))
@@ -176,7 +178,7 @@ def update_metrics(steps: Sequence[Stats], update: Update) -> dict[str, float]:
         if total[f"reg_tokens/{role}"]:
             metrics[f"policy/entropy/{role}"] = total[f"entropy/{role}"] / total[f"reg_tokens/{role}"]
     if update.kl.place != "none":
-        metrics["policy/ref_kl"] = total["ref_kl"] / reg_tokens
+        metrics["policy/ref_kl"] = total["ref_kl"] / max(total["ref_kl_tokens"], 1.0)
     if update.critic.kind != "none":
         metrics["critic/loss"] = total["value_loss"] / len(steps)
         metrics["critic/grad_norm"] = total["critic_grad_norm"] / len(steps)

@@ -276,7 +276,7 @@ def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monk
     honest = learner.scores
 
     def altered(split: str) -> Callable[[Sequence[Group]], dict[str, float]]:
-        return lambda groups: {k: 0.95 if f"/{split}/" in k and "pass@" in k else v for k, v in honest(groups).items()}
+        return lambda groups: {k: 0.95 if f"/{split}/" in k and "/1/pass@" in k else v for k, v in honest(groups).items()}
 
     train(run, tmp_path / "honest")
     monkeypatch.setattr(learner, "scores", altered("test"))
@@ -305,7 +305,21 @@ def test_a_run_stops_at_the_end_of_the_generation_that_spends_its_tokens(
     assert [r["tokens"] for r in read_metrics(tmp_path / "exact", "generation")] == spent[:2]
     above = replace(small, schedule=replace(small.schedule, max_tokens=spent[1] + 1))
     train(above, tmp_path / "above")
-    assert [r["tokens"] for r in read_metrics(tmp_path / "above", "generation")] == spent
+    assert [r["generation"] for r in read_metrics(tmp_path / "above", "generation")] == [0, 1, 2]
+
+
+def test_the_learning_rate_falls_with_steps_or_tokens_whichever_is_further(
+    small: Run, straight: Path, tmp_path: Path
+) -> None:
+    assert small.update.decay == "linear"
+    spent = [r["progress/tokens"] for r in read_metrics(straight, "step")]
+    warm = small.update.learning_rate * np.minimum(np.array([2, 4, 6, 8]) / small.update.warmup_steps, 1)
+    rates = [r["optim/lr"] for r in read_metrics(straight, "step")]
+    np.testing.assert_allclose(rates, warm * (1 - 0.9 * np.arange(4) / 4), rtol=1e-5)
+    limited = replace(small, schedule=replace(small.schedule, max_tokens=int(2 * spent[0])))
+    train(limited, tmp_path / "limited")
+    second = read_metrics(tmp_path / "limited", "step")[1]
+    np.testing.assert_allclose(second["optim/lr"], warm[1] * (1 - 0.9 / 2), rtol=1e-5)
 
 
 def test_a_dead_actor_ends_the_run(
@@ -386,7 +400,7 @@ def test_a_random_model_on_a_hard_environment_trains_on(random_model: Path, tmp_
 
 def test_a_tiny_policy_learns(random_model: Path, tmp_path: Path) -> None:
     flags = "--schedule.generations 1 --schedule.steps-per-generation 15 --acquire.units 8"
-    more = "--update.learning-rate 5e-3 --update.interference-every 0"
+    more = "--update.learning-rate 5e-3 --update.decay none --update.interference-every 0"
     train(small_run("rlvr", random_model, flags, more), tmp_path / "run")
     rewards = [r["reward/solve"] for r in read_metrics(tmp_path / "run", "step")]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.3, rewards

@@ -220,8 +220,11 @@ def test_kl_in_the_reward_by_hand() -> None:
     assert [a for _, a, _ in by_role(result, "solve")] == pytest.approx([1 - 0.15, -0.15])
     assert [r for r, *_ in by_role(result, "solve")] == [1, 0]  # what was paid is the verdict's
     assert [a for _, a, _ in by_role(result, "propose")] == [0.75, -0.75]
-    for item in result.items:
-        np.testing.assert_array_equal(item.reference_logprobs, np.where(MASK, -1, 0))
+    for item in result.items:  # the reference is not asked about a role without a coefficient
+        if item.trajectory.role == "solve":
+            np.testing.assert_array_equal(item.reference_logprobs, np.where(MASK, -1, 0))
+        else:
+            assert item.reference_logprobs is None
 
 
 def test_references_are_asked_for_only_where_needed() -> None:

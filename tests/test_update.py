@@ -18,7 +18,7 @@ from selfplay.models import ModelConfig, forward, init_params, logits
 from selfplay.models.sharding import make_mesh
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
-from selfplay.update import Updater
+from selfplay.update import Updater, decay
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=12, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32
@@ -209,6 +209,24 @@ def test_warm_up_rises_linearly(plain, params):
         state, metrics = updater.step(state, step)
         rates.append(metrics["optim/lr"])
     np.testing.assert_allclose(rates, [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3], rtol=1e-5)
+
+
+def test_decay_falls_to_its_floor_by_hand(plain, params):
+    linear = replace(PLAIN, decay="linear", decay_floor=0.1)
+    assert [decay(linear, done) for done in (0.0, 0.5, 1.0, 1.2)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    assert decay(PLAIN, 0.7) == 1.0
+
+
+def test_decay_scales_the_move_and_nothing_else(full, params):
+    batch = full[3]
+    scaled = Updater(CONFIG, replace(FULL, decay="linear"), ROLES, make_mesh())
+    whole, _ = scaled.step(scaled.init(params), [batch], done=0.0)
+    half, metrics = scaled.step(scaled.init(params), [batch], done=0.5)
+    assert metrics["optim/lr"] == pytest.approx(0.55e-4)
+    for start, one, two in zip(*(jax.tree.leaves(t) for t in (params, whole.params, half.params)), strict=True):
+        np.testing.assert_allclose(two - start, 0.55 * (one - start), rtol=0, atol=2e-7)
+    for one, two in zip(*(jax.tree.leaves(t) for t in (whole.opt_state, half.opt_state)), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_an_empty_minibatch_touches_nothing(plain, params):
