@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
 from selfplay.cluster.local import LocalCluster
 from selfplay.config import Run
-from selfplay.errors import UserError
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
 from selfplay.metrics import Display, RunWriter, cut
@@ -37,32 +35,10 @@ from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
 from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
+from selfplay.state import State
 from selfplay.streams import Stream, python_seed
-from selfplay.templates import TEMPLATES
-from selfplay.units import World, evaluation_units, load_yoked, step_units, uniform_objective
-from selfplay.update import PolicyState, Updater
-
-
-@dataclass
-class State:
-    """All that a generation saves: what it takes to go on as if never stopped."""
-
-    policies: dict[str, PolicyState]
-    generation: int = 0
-    step: int = 0
-    """Learner steps done."""
-    tokens: int = 0
-    """Tokens sampled in training, every role, rejected and filtered ones included."""
-    episodes: int = 0
-    minutes: float = 0.0
-    """Wall-clock time trained, over all processes of the run."""
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
-    objective: dict[str, float] = field(default_factory=dict)
-    solve_rates: dict[str, float] = field(default_factory=dict)
-    """Moving estimates of p by "env/difficulty", for objective.follow = train."""
-    summary: dict[str, float] = field(default_factory=dict)
-    """Scores of the last evaluation."""
-    archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
+from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
+from selfplay.update import Updater
 
 
 def train(run: Run, folder: Path, *, resume: bool = False) -> None:
@@ -367,22 +343,10 @@ class Learner:
 
     # ------------------------------------------------------------ save and restore
 
-    def _arrays(self) -> dict[str, Any]:
-        return {"policies": {name: vars(state) for name, state in self.state.policies.items()}}
-
     def _save(self) -> None:
+        record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
         state = self.state
-        counters = {
-            name: getattr(state, name)
-            for name in ("generation", "step", "tokens", "episodes", "minutes", "baselines", "objective", "solve_rates")
-        }
-        summary = {name: v if np.isfinite(v) else None for name, v in state.summary.items()}
-        self.generations.save(
-            state.generation,
-            self._arrays(),
-            {**counters, "summary": summary, "provenance": self.provenance, "config": recipe.to_toml(self.run)},
-            blobs={"archive": state.archive.to_bytes()},
-        )
+        self.generations.save(state.generation, state.arrays(), state.record() | record, blobs=state.blobs())
 
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
@@ -391,13 +355,9 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        arrays, saved, blobs = self.generations.load(newest, self._arrays())
-        policies = {name: PolicyState(**fields) for name, fields in arrays["policies"].items()}
-        summary = {name: float("nan") if v is None else v for name, v in saved["summary"].items()}
-        kept = {k: v for k, v in saved.items() if k not in ("summary", "provenance", "config")}
-        archive = TaskArchive.from_bytes(blobs["archive"], capacity=self.run.archive.capacity)
-        self.state = State(policies=policies, summary=summary, archive=archive, **kept)
-        self.previous = {name: self.updaters[name].publish(s) for name, s in policies.items()}
+        saved = self.generations.load(newest, self.state.arrays())
+        self.state = State.restored(*saved, capacity=self.run.archive.capacity)
+        self.previous = {name: self.updaters[name].publish(s) for name, s in self.state.policies.items()}
         return True
 
 
@@ -420,26 +380,6 @@ class Watch:
     def total(self) -> float:
         """Seconds since the watch was made."""
         return time.perf_counter() - self._began
-
-
-def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
-    """Refuse completions that cannot fit the model's context, and given tasks whose prompts leave them no room.
-
-    Raises:
-      UserError: with the environment, the model and both lengths.
-    """
-    for name, env in world.envs.items():
-        for role, tokens in (("propose", env.spec.propose_tokens), ("solve", env.spec.max_new_tokens)):
-            config = run.roles[role]
-            model = models[config.policy]
-            wanted, room = config.max_new_tokens or tokens, model.config.max_positions
-            task = env.task("train", 0, run.seed, mode=env.spec.modes[0], difficulty=env.spec.difficulties[-1])
-            prompt = len(model.tokenizer.prompt(TEMPLATES[run.policies[config.policy].template](task.prompt)))
-            if prompt + wanted > room:
-                raise UserError(
-                    f"environment {name}: a prompt of {prompt} tokens and roles.{role}.max_new_tokens = {wanted} "
-                    f"exceed the {room} positions of model {model.path.name}"
-                )
 
 
 def _planned(units: Sequence[Unit]) -> dict[Role, int]:

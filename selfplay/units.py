@@ -17,8 +17,10 @@ from selfplay.archive import TaskArchive
 from selfplay.config import EnvChoice, RoleConfig, Run, Source
 from selfplay.errors import UserError
 from selfplay.metrics.files import read_tasks
+from selfplay.models import Model
 from selfplay.records import PolicyRef, Role, SamplingSpec, Unit
 from selfplay.streams import Stream, python_seed
+from selfplay.templates import TEMPLATES
 
 EVALUATION_SEED = 0
 """Seed of held-out tasks: the same tasks in every run, so that runs compare task by task."""
@@ -244,3 +246,23 @@ def load_yoked(run: Run) -> dict[int, list[Task]]:
     if not by_step:
         raise UserError(f"acquire.yoked_run {folder}: there are no tasks in its tasks.jsonl")
     return by_step
+
+
+def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
+    """Refuse completions that cannot fit the model's context, and given tasks whose prompts leave them no room.
+
+    Raises:
+      UserError: with the environment, the model and both lengths.
+    """
+    for name, env in world.envs.items():
+        for role, tokens in (("propose", env.spec.propose_tokens), ("solve", env.spec.max_new_tokens)):
+            config = run.roles[role]
+            model = models[config.policy]
+            wanted, room = config.max_new_tokens or tokens, model.config.max_positions
+            task = env.task("train", 0, run.seed, mode=env.spec.modes[0], difficulty=env.spec.difficulties[-1])
+            prompt = len(model.tokenizer.prompt(TEMPLATES[run.policies[config.policy].template](task.prompt)))
+            if prompt + wanted > room:
+                raise UserError(
+                    f"environment {name}: a prompt of {prompt} tokens and roles.{role}.max_new_tokens = {wanted} "
+                    f"exceed the {room} positions of model {model.path.name}"
+                )

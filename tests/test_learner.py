@@ -276,7 +276,9 @@ def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monk
     honest = learner.scores
 
     def altered(split: str) -> Callable[[Sequence[Group]], dict[str, float]]:
-        return lambda groups: {k: 0.95 if f"/{split}/" in k and "/1/pass@" in k else v for k, v in honest(groups).items()}
+        return lambda groups: {
+            k: 0.95 if f"/{split}/" in k and "/1/pass@" in k else v for k, v in honest(groups).items()
+        }
 
     train(run, tmp_path / "honest")
     monkeypatch.setattr(learner, "scores", altered("test"))

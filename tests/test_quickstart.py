@@ -16,7 +16,7 @@ MASTERED = 0.97
 
 @pytest.mark.proof
 def test_the_frontier_moves_and_nothing_is_forgotten(tmp_path: Path) -> None:
-    run = recipe.fix_threads(recipe.resolve("quickstart", ["--cluster.actors", "1"]))
+    run = recipe.fix_threads(recipe.resolve("quickstart", []))
     train(run, tmp_path / "run")
     base, *_, last = read_metrics(tmp_path / "run", "generation")
 
@@ -24,7 +24,7 @@ def test_the_frontier_moves_and_nothing_is_forgotten(tmp_path: Path) -> None:
         return record[f"eval/test/chain/{difficulty}/pass@1"]
 
     first, second = 5, 6  # the two difficulties just beyond what the base is good at
-    assert score(base, first) < 0.7 and score(base, second) < 0.15
+    assert 0.35 < score(base, first) < 0.60 and 0.03 < score(base, second) < 0.15
     assert score(last, first) > 0.90
     assert score(last, second) > 0.50
     for difficulty in run.envs["chain"].difficulties:

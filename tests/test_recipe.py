@@ -165,7 +165,7 @@ def test_resume_keeps_its_config_and_may_grow(tmp_path: Path) -> None:
         ({"overrides": ["--seed", "4"]}, "seed cannot change on --resume"),
         ({"overrides": ["--update.learning-rate", "1"]}, "update.learning_rate cannot change on --resume"),
         ({"overrides": ["--envs.sums.weight", "1"]}, "envs.sums cannot change on --resume"),
-        ({"overrides": ["--schedule.generations", "2"]}, "may only grow on --resume: it is 8, got 2"),
+        ({"overrides": ["--schedule.generations", "2"]}, "may only grow on --resume: it is 10, got 2"),
         ({"overrides": ["--schedule.max-tokens", "2"]}, "schedule.max_tokens cannot change"),
         ({"recipe": "rlvr"}, "was started from recipe quickstart, not rlvr"),
         ({"env": "sums"}, "trains on chain, not sums"),

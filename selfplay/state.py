@@ -1,0 +1,63 @@
+"""What a run is at the end of a generation: all that a checkpoint holds, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from selfplay.archive import TaskArchive
+from selfplay.update import PolicyState
+
+
+@dataclass
+class State:
+    """All that a generation saves: what it takes to go on as if never stopped."""
+
+    policies: dict[str, PolicyState]
+    generation: int = 0
+    step: int = 0
+    """Learner steps done."""
+    tokens: int = 0
+    """Tokens sampled in training, every role, rejected and filtered ones included."""
+    episodes: int = 0
+    minutes: float = 0.0
+    """Wall-clock time trained, over all processes of the run."""
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    objective: dict[str, float] = field(default_factory=dict)
+    solve_rates: dict[str, float] = field(default_factory=dict)
+    """Moving estimates of p by "env/difficulty", for objective.follow = train."""
+    summary: dict[str, float] = field(default_factory=dict)
+    """Scores of the last evaluation."""
+    archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
+
+    def arrays(self) -> dict[str, Any]:
+        """The arrays, as a tree: also the template that `restored` is loaded by."""
+        return {"policies": {name: vars(policy) for name, policy in self.policies.items()}}
+
+    def record(self) -> dict[str, Any]:
+        """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
+        summary = {name: v if np.isfinite(v) else None for name, v in self.summary.items()}
+        return {**{name: getattr(self, name) for name in COUNTERS}, "summary": summary}
+
+    def blobs(self) -> dict[str, bytes]:
+        """What is neither."""
+        return {"archive": self.archive.to_bytes()}
+
+    @classmethod
+    def restored(
+        cls, arrays: Mapping[str, Any], record: Mapping[str, Any], blobs: Mapping[str, bytes], *, capacity: int
+    ) -> State:
+        """The inverse of the three above, the archive with its bound as it is configured now."""
+        return cls(
+            policies={name: PolicyState(**fields) for name, fields in arrays["policies"].items()},
+            summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
+            archive=TaskArchive.from_bytes(blobs["archive"], capacity=capacity),
+            **{name: record[name] for name in COUNTERS},
+        )
+
+
+COUNTERS = ("generation", "step", "tokens", "episodes", "minutes", "baselines", "objective", "solve_rates")
+"""Fields that are saved as they are."""
