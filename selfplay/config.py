@@ -330,7 +330,7 @@ class Update:
     """Optimizer steps over which the learning rate rises linearly from 0."""
     decay: Decay = "none"
     """How the learning rate falls over the run; linear = to decay_floor of it at the end of the schedule (the last
-    generation, or schedule.max_tokens where that comes first)."""
+    generation, or schedule.max_tokens where that comes first); a longer schedule on --resume raises it again."""
     decay_floor: float = 0.1
     """Share of the learning rate that is left at the end."""
     beta1: float = 0.9

@@ -173,7 +173,7 @@ def _references(paid: Sequence[Paid], run: Run, scorer: Scorer) -> list[np.ndarr
     kl = run.update.kl
     if kl.place == "none" or kl.estimator == "full":
         return [None] * len(paid)
-    pulled = [i for i, p in enumerate(paid) if p.trajectory.role in kl.roles]
+    pulled = [i for i, p in enumerate(paid) if p.trajectory.trainable and p.trajectory.role in kl.roles]
     scored = dict(zip(pulled, scorer.reference_logprobs([paid[i].trajectory for i in pulled]), strict=True))
     return [scored.get(i) for i in range(len(paid))]
 

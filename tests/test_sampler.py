@@ -102,6 +102,26 @@ def test_compacted_rows_equal_a_fresh_forward(sampler, fresh):
         np.testing.assert_allclose(longer[row].logprobs, fresh(held.ids[row], longer[row].ids.size, SPEC), atol=1e-4)
 
 
+def test_a_cache_that_grows_equals_a_fresh_forward(params, fresh):
+    # Rows of 10 to 110 tokens: short ones leave while the cache has 64 slots, long ones go on in 128.
+    config = replace(CONFIG, eos_ids=(2, 30, 31, 32))
+    growing = LocalSampler(config, printable_ascii())
+    growing.load(REF, params)
+    spec = SamplingSpec(max_new_tokens=96, temperature=2.0)
+    done, context = growing.start(REF, prompts(8), keys(32), spec, attempts=4)
+    assert {cache[0][0].shape[2] for cache, _ in context.pieces} == {64, 128}
+    sizes = [ids.size for ids in context.ids]
+    assert min(sizes) < 64 < max(sizes)
+    for row in np.argsort(sizes)[[0, 1, 2, -3, -2, -1]]:
+        np.testing.assert_allclose(done[row].logprobs, fresh(context.ids[row], done[row].ids.size, spec), atol=1e-4)
+    few = SamplingSpec(max_new_tokens=4, temperature=2.0)
+    longer, held = growing.extend(context, prompts(32, seed=3), keys(32, step=1), few)  # pieces of both sizes
+    checked = [row for row in range(32) if longer[row].ids.size and held.ids[row].size <= 128]
+    assert min(sizes[row] for row in checked) < 64 < max(sizes[row] for row in checked)
+    for row in checked[::4]:
+        np.testing.assert_allclose(longer[row].logprobs, fresh(held.ids[row], longer[row].ids.size, few), atol=1e-4)
+
+
 def test_an_end_token_ends_a_row_and_is_kept(sampler):
     done, _ = sampler.start(REF, prompts(8), keys(32), SPEC, attempts=4)
     ends = np.array(CONFIG.eos_ids)

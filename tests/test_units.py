@@ -140,6 +140,21 @@ def test_replay_waits_until_the_archive_fills_a_unit() -> None:
     assert unit.kind == "solve" and len({t.key for t in unit.tasks}) == unit.rows == 4
 
 
+def test_replay_takes_the_learnable_tasks_where_the_recipe_says_so() -> None:
+    archive, learnable = met(*tasks_of(12)), {t.key for t in tasks_of(12)[3:7]}
+    for entry in archive:
+        entry.last_p = 0.5 if entry.task.key in learnable else 1.0
+
+    def replayed(how: str) -> float:
+        run = make_run("quickstart")
+        run = replace(run, acquire=replace(run.acquire, units=40, mix={"replay": 1}, replay=how))  # type: ignore[arg-type]
+        drawn = [t.key for u in units_of(run, archive=archive) for t in u.tasks]
+        return sum(key in learnable for key in drawn) / len(drawn)
+
+    assert replayed("uniform") == pytest.approx(1 / 3, abs=0.12)
+    assert replayed("learnability") > 0.9
+
+
 def test_yoked_units_share_out_the_tasks_of_their_step() -> None:
     run = replace(make_run("rlvr"), recipe="yoked")
     run = replace(run, acquire=replace(run.acquire, mix={"yoked": 1.0}, yoked_run="theirs"))

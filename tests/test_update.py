@@ -211,7 +211,7 @@ def test_warm_up_rises_linearly(plain, params):
     np.testing.assert_allclose(rates, [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3], rtol=1e-5)
 
 
-def test_decay_falls_to_its_floor_by_hand(plain, params):
+def test_decay_falls_to_its_floor_by_hand():
     linear = replace(PLAIN, decay="linear", decay_floor=0.1)
     assert [decay(linear, done) for done in (0.0, 0.5, 1.0, 1.2)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
     assert decay(PLAIN, 0.7) == 1.0
