@@ -84,6 +84,7 @@ class Updater:
         )
         self._jit_logprobs = jax.jit(self._objective.logprobs)
         self._jit_values = jax.jit(self._objective.values)
+        self._total_shapes: dict[Old, Any] = {}
 
     @property
     def row_multiple(self) -> int:
@@ -167,7 +168,7 @@ class Updater:
 
     def score(self, params: Params, batch: Batch) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
-        rows = {name: self._put(getattr(batch, name)) for name in PLACED}
+        rows = self._put({name: getattr(batch, name) for name in PLACED})
         return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(params, rows)), np.float32(0))
 
     def gradients(
@@ -234,8 +235,11 @@ class Updater:
 
     def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
-        shapes = jax.eval_shape(partial(self._slab, old=old), state.params, state.critic, slabs[0], references)
-        total: Total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=self._whole), shapes)
+        if old not in self._total_shapes:  # tracing costs as much as several slabs; the sum has one shape for all
+            traced = partial(self._slab, old=old)
+            self._total_shapes[old] = jax.eval_shape(traced, state.params, state.critic, slabs[0], references)
+        zeros = partial(jnp.zeros, device=self._whole)
+        total: Total = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), self._total_shapes[old])
         for slab in slabs:
             total = self._jit_add(total, state.params, state.critic, slab, references, old=old)
         return total
@@ -281,8 +285,8 @@ class Updater:
             tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: self._whole
         )
 
-    def _put(self, array: np.ndarray) -> jax.Array:
-        placed: jax.Array = jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
+    def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
+        placed: Rows = jax.device_put(dict(rows), NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
         return placed
 
     def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:
@@ -298,7 +302,7 @@ class Updater:
             arrays["old_logprobs"] = old_logprobs
         size = self.row_multiple if self.update.micro_rows else rows
         used = [i for i in range(0, rows, size) if batch.segment_ids[i : i + size].any()] or [0]
-        return [{name: self._put(array[i : i + size]) for name, array in arrays.items()} for i in used]
+        return [self._put({name: array[i : i + size] for name, array in arrays.items()}) for i in used]
 
     def _by_rows(self, program: Callable[[Rows], jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
@@ -309,7 +313,7 @@ class Updater:
         places, used = first_fit(lengths, width)
         size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
         rows = lay_out(trajectories, places, -(-used // size) * size, width)
-        slabs = ({name: self._put(getattr(rows, name)[i : i + size]) for name in PLACED} for i in range(0, used, size))
+        slabs = (self._put({name: getattr(rows, name)[i : i + size] for name in PLACED}) for i in range(0, used, size))
         out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
         return [np.where(t.mask, out[at], np.float32(0)) for t, at in zip(trajectories, rows.places, strict=True)]
 
