@@ -1,4 +1,4 @@
-"""Recipes: short TOML files over the defaults of config.py, and the resolved config of a run.
+"""Recipes: short TOML files over the defaults of config/, and the resolved config of a run.
 
 Precedence: default < recipe < command line. Tables are merged field by field, but naming one of REPLACED replaces
 all of it, since its keys are choices. A recipe may start from another: `base = "quickstart"`, one level deep.

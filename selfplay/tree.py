@@ -1,4 +1,4 @@
-"""Plain tables (what TOML holds) to and from the tree of frozen dataclasses in config.py, strictly.
+"""Plain tables (what TOML holds) to and from the tree of frozen dataclasses in config/, strictly.
 
 A path is a dotted field name, `update.learning_rate`. Every complaint is one line: the field, what was expected,
 what came, the nearest names. Validation of values stays with the dataclasses themselves.

@@ -1,0 +1,156 @@
+"""The whole configuration: one frozen tree, documented where it is declared.
+
+A recipe is a TOML file over these defaults; the command line overrides any field of it. The docstring under a
+field is its `--help`. Precedence: default < recipe < command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from selfplay.config.bounds import check
+from selfplay.config.experience import (
+    Acquire,
+    Centre,
+    Credit,
+    EnvChoice,
+    Key,
+    Pay,
+    Policy,
+    Propose,
+    Replay,
+    RoleConfig,
+    Scale,
+    Source,
+    Truncated,
+)
+from selfplay.config.learning import (
+    Critic,
+    CriticKind,
+    Decay,
+    Denominator,
+    Filter,
+    Kl,
+    KlEstimator,
+    KlPlace,
+    KlReference,
+    LossName,
+    Update,
+)
+from selfplay.config.running import (
+    Archive,
+    Cluster,
+    Evaluate,
+    Follow,
+    Mesh,
+    Objective,
+    Output,
+    Schedule,
+)
+from selfplay.errors import UserError
+
+__all__ = [
+    "Acquire",
+    "Archive",
+    "Centre",
+    "Cluster",
+    "Credit",
+    "Critic",
+    "CriticKind",
+    "Decay",
+    "Denominator",
+    "EnvChoice",
+    "Evaluate",
+    "Filter",
+    "Follow",
+    "Key",
+    "Kl",
+    "KlEstimator",
+    "KlPlace",
+    "KlReference",
+    "LossName",
+    "Mesh",
+    "Objective",
+    "Output",
+    "Pay",
+    "Policy",
+    "Propose",
+    "Replay",
+    "RoleConfig",
+    "Run",
+    "Scale",
+    "Schedule",
+    "Source",
+    "Truncated",
+    "Update",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One self-play run."""
+
+    recipe: str = "quickstart"
+    """Name of the recipe that it started from."""
+    seed: int = 0
+    """Same seed, same recipe: the same bits."""
+    schedule: Schedule = field(default_factory=Schedule)
+    cluster: Cluster = field(default_factory=Cluster)
+    mesh: Mesh = field(default_factory=Mesh)
+    policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
+    roles: Mapping[str, RoleConfig] = field(
+        default_factory=lambda: {"propose": RoleConfig(credit=Credit(key=("parent",))), "solve": RoleConfig()}
+    )
+    envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
+    propose: Propose = field(default_factory=Propose)
+    acquire: Acquire = field(default_factory=Acquire)
+    update: Update = field(default_factory=Update)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    objective: Objective = field(default_factory=Objective)
+    archive: Archive = field(default_factory=Archive)
+    output: Output = field(default_factory=Output)
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**31, "seed", "in 0..2^31-1", self.seed)
+        check(set(self.roles) == {"propose", "solve"}, "roles", "propose and solve", sorted(self.roles))
+        check(
+            len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
+            "envs",
+            "at least one with a weight above 0",
+            sorted(self.envs),
+        )
+        for name, role in self.roles.items():
+            if role.policy not in self.policies:
+                raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")
+            _check_credit(self, name, role)
+        proposes = self.acquire.mix.get("propose", 0) > 0
+        if proposes and self.acquire.tasks_per_unit % self.propose.per_ask:
+            raise UserError(
+                f"acquire.tasks_per_unit ({self.acquire.tasks_per_unit}) must be a multiple of "
+                f"propose.per_ask ({self.propose.per_ask})"
+            )
+        if not any(r.trainable and (n == "solve" or proposes) for n, r in self.roles.items()):
+            raise UserError("no role that plays is trainable: nothing would be learnt")
+
+
+def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
+    """A group with one member under a group centre has advantage 0 for ever: refused at start."""
+    credit = role.credit
+    if credit.centre == "critic" and run.update.critic.kind == "none":
+        raise UserError(f"roles.{name}.credit.centre = critic needs update.critic.kind = shared or separate")
+    if not role.trainable or credit.centre not in ("group_mean", "leave_one_out"):
+        return
+    if name == "propose" and run.acquire.mix.get("propose", 0) > 0 and "parent" in credit.key:
+        if run.propose.per_ask < 2:
+            raise UserError(
+                f"roles.propose.credit.centre = {credit.centre} over key parent needs propose.per_ask >= 2, got "
+                f"{run.propose.per_ask}: proposals need siblings (or use centre batch_mean or ema)"
+            )
+    if name == "propose" and "task" in credit.key and run.acquire.mix.get("propose", 0) > 0:
+        raise UserError("roles.propose.credit.key task leaves every proposal without siblings: use parent")
+    if name == "solve" and "task" in credit.key and run.acquire.group_size < 2:
+        raise UserError(
+            f"roles.solve.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
+            f"got {run.acquire.group_size}"
+        )
