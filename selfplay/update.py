@@ -26,13 +26,10 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
-from selfplay.models.sharding import batch_rows, parameter_shardings
+from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
-
-BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that share the rows of a batch."""
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
 """Gradients of the policy and of the critic, and statistics, summed over slabs."""
@@ -40,10 +37,10 @@ Total: TypeAlias = tuple[Params, Params | None, Stats]
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
 
-PLACED = ("ids", "positions", "segment_ids", "roles")
+PLACED = ("ids", "positions", "segment_ids", "roles", "reg_mask")
 """Fields of a Batch that scoring needs; a loss needs the rest too."""
 
-WEIGHED = ("mask", "reg_mask", "behaviour_logprobs", "reference_logprobs", "advantages", "returns")
+WEIGHED = ("mask", "behaviour_logprobs", "reference_logprobs", "advantages", "returns")
 WEIGHTS = ("weights", "reg_weights", "value_weights")
 
 
@@ -69,13 +66,18 @@ class Updater:
         self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: jax.sharding.Mesh
     ) -> None:
         self.config, self.update, self.mesh = config, update, mesh
-        self._objective = Objective(config, update, roles)
+        check_mesh(config, mesh)
+        self._objective = Objective(config, update, roles, mesh)
         self._tx = _optimizer(update, update.learning_rate)
         shared = update.critic.kind == "shared"
         self._critic_tx = _optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._shardings = self._state_shardings()
-        self._jit_add = jax.jit(self._add, static_argnames=("old",), donate_argnames=("total",))
+        state = self._shardings
+        self._total_shardings = (state.params, state.critic, self._whole)
+        self._jit_add = jax.jit(
+            self._add, static_argnames=("old",), donate_argnames=("total",), out_shardings=self._total_shardings
+        )
         self._jit_apply = jax.jit(
             self._apply,
             static_argnames=("policy", "critic"),
@@ -84,12 +86,12 @@ class Updater:
         )
         self._jit_logprobs = jax.jit(self._objective.logprobs)
         self._jit_values = jax.jit(self._objective.values)
-        self._total_shapes: dict[Old, Any] = {}
+        self._zeros: dict[Old, Callable[[], Total]] = {}
 
     @property
     def row_multiple(self) -> int:
         """Rows of a Batch must come in multiples of this: devices that share a batch x micro_rows."""
-        return batch_rows(1, self.mesh) * max(self.update.micro_rows, 1)
+        return batch_parts(self.mesh) * max(self.update.micro_rows, 1)
 
     def init(self, params: Params) -> PolicyState:
         """The state that starts from these weights; they are copied, so the caller's stay readable."""
@@ -235,11 +237,12 @@ class Updater:
 
     def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
-        if old not in self._total_shapes:  # tracing costs as much as several slabs; the sum has one shape for all
+        if old not in self._zeros:  # tracing costs as much as several slabs; the sum has one shape for all
             traced = partial(self._slab, old=old)
-            self._total_shapes[old] = jax.eval_shape(traced, state.params, state.critic, slabs[0], references)
-        zeros = partial(jnp.zeros, device=self._whole)
-        total: Total = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), self._total_shapes[old])
+            shapes = jax.eval_shape(traced, state.params, state.critic, slabs[0], references)
+            zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
+        total = self._zeros[old]()
         for slab in slabs:
             total = self._jit_add(total, state.params, state.critic, slab, references, old=old)
         return total
@@ -286,7 +289,7 @@ class Updater:
         )
 
     def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
-        placed: Rows = jax.device_put(dict(rows), NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
+        placed: Rows = jax.device_put(dict(rows), batch_sharding(self.mesh))
         return placed
 
     def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:

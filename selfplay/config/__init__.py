@@ -36,6 +36,7 @@ from selfplay.config.learning import (
     KlPlace,
     KlReference,
     LossName,
+    Remat,
     Update,
 )
 from selfplay.config.running import (
@@ -76,6 +77,7 @@ __all__ = [
     "Pay",
     "Policy",
     "Propose",
+    "Remat",
     "Replay",
     "RoleConfig",
     "Run",

@@ -17,6 +17,7 @@ KlReference = Literal["base", "previous_generation"]
 CriticKind = Literal["none", "shared", "separate"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Decay = Literal["none", "linear"]
+Remat = Literal["none", "block"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,12 @@ class Update:
     micro_rows: int = 4
     """Packed rows a device computes at a time; 0 = the whole minibatch. Changes memory and speed, and the numbers by
     rounding only."""
+    remat: Remat = "none"
+    """What a backward pass computes again in place of keeping: block = the inside of every decoder block, a third
+    more compute for activations that no longer grow with it. Changes the numbers by rounding only."""
+    logit_chunk: int = 512
+    """Positions whose logits (one number a token of the vocabulary) a device holds at a time; only positions that the
+    policy chose are computed. 0 = all at once. Changes memory and speed, and the numbers by rounding only."""
     row_tokens: int = 128
     """Tokens T of a packed row; raised to the longest trajectory's next multiple of 64 where needed."""
     interference_every: int = 10
@@ -121,7 +128,7 @@ class Update:
             check(getattr(self, name) > 0, f"update.{name}", "> 0", getattr(self, name))
         for name in ("epochs", "minibatches", "row_tokens"):
             check(getattr(self, name) >= 1, f"update.{name}", ">= 1", getattr(self, name))
-        for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "interference_every"):
+        for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "logit_chunk", "interference_every"):
             check(getattr(self, name) >= 0, f"update.{name}", ">= 0", getattr(self, name))
         check(0 < self.decay_floor <= 1, "update.decay_floor", "in (0, 1]", self.decay_floor)
         for name in ("beta1", "beta2"):

@@ -11,6 +11,7 @@ own position, and the token that belongs there overwrites it first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,6 +29,10 @@ LayerCache: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
 """Rotated keys, and values, of one layer; heads before slots, so that a decode step is a plain batched product."""
 
 Cache: TypeAlias = list[LayerCache]
+
+
+Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What a training pass puts around every block: rematerialisation, and where its activations lie."""
 
 
 class Place(NamedTuple):
@@ -150,12 +155,13 @@ class Decoder(nnx.Module):
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"],
         cache: Cache | None = None,
+        wrap: Wrap = lambda block: block,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         place = Place(positions, mask, *rope(positions, self.config))
         x = jnp.take(self.embed[...], ids, axis=0)  # [B T D]
         written: Cache = []
         for i, block in enumerate(self.layers.values()):
-            x, layer = block(x, place, None if cache is None else cache[i])
+            x, layer = wrap(block)(x, place, None if cache is None else cache[i])
             written.append(layer)
         return self.norm(x), written
 
@@ -255,6 +261,7 @@ def forward(
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
+    wrap: Wrap = lambda block: block,
 ) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
 
@@ -263,7 +270,7 @@ def forward(
     length = ids.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))
     mask = causal & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    return _decoder(config, params)(ids, positions, mask)[0]
+    return _decoder(config, params)(ids, positions, mask, wrap=wrap)[0]
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

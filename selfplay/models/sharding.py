@@ -5,16 +5,20 @@ Axes: `data` repeats the parameters and splits the batch, `fsdp` splits both, `t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from selfplay.errors import UserError
+from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params
 
 AXES = ("data", "fsdp", "tensor")
+
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes that share the rows of a batch."""
 
 P = PartitionSpec
 
@@ -61,13 +65,35 @@ def parameter_spec(path: tuple[str, ...]) -> PartitionSpec:
 
 
 def parameter_shardings(params: Params, mesh: Mesh) -> Params:
-    """A tree like `params` of NamedShardings; an axis that does not divide its mesh axis stays whole."""
+    """A tree like `params` (arrays or their shapes) of NamedShardings.
+
+    Raises:
+      UserError: an axis that the table splits does not divide over its mesh axis; nothing is left whole silently.
+    """
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        axes = zip(parameter_spec(tuple(str(part.key) for part in path)), leaf.shape, strict=True)
-        return NamedSharding(mesh, P(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in axes)))
+        names = tuple(str(part.key) for part in path)
+        spec = parameter_spec(names)
+        for index, (axis, size) in enumerate(zip(spec, leaf.shape, strict=True)):
+            if axis is not None and size % mesh.shape[axis]:
+                raise UserError(
+                    f"parameter {'.'.join(names)}: axis {index} of size {size} does not divide over "
+                    f"mesh.{axis} = {mesh.shape[axis]}"
+                )
+        return NamedSharding(mesh, spec)
 
     return dict(jax.tree_util.tree_map_with_path(one, params))
+
+
+def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """Refuse a mesh that would cut a query head in two.
+
+    Key and value heads may be fewer than `tensor`: their kernels are split all the same, and the compiler gathers the
+    few heads where queries of several devices share one.
+    """
+    tensor = mesh.shape["tensor"]
+    if config.heads % tensor:
+        raise UserError(f"{config.heads} attention heads do not divide over mesh.tensor = {tensor}")
 
 
 def shard_params(params: Params, mesh: Mesh) -> Params:
@@ -75,27 +101,11 @@ def shard_params(params: Params, mesh: Mesh) -> Params:
     return dict(jax.device_put(params, parameter_shardings(params, mesh)))
 
 
-def batch_rows(rows: int, mesh: Mesh) -> int:
-    """Rows after padding: the next multiple of data * fsdp."""
-    parts = int(mesh.shape["data"] * mesh.shape["fsdp"])
-    return -(-rows // parts) * parts
+def batch_parts(mesh: Mesh) -> int:
+    """Devices (or groups of `tensor` devices) that share the rows of a batch."""
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
-def shard_batch(batch: Any, mesh: Mesh, *, uneven: Literal["refuse", "zeros"] = "refuse") -> Any:
-    """Split the leading axis of every array over (data, fsdp); never copied whole to every device.
-
-    Args:
-      batch: any tree of arrays with one common leading axis B.
-      uneven: what to do when B is no multiple of data * fsdp: refuse, or append rows of zeros (which are segment 0,
-        mask False and weight 0 in a `records.Batch`, so that they count nowhere).
-    """
-    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-    if len(rows) != 1:
-        raise ValueError(f"a batch has one number of rows, got {sorted(rows)}")
-    short = batch_rows(min(rows), mesh) - min(rows)
-    if short and uneven == "refuse":
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        raise ValueError(f"{min(rows)} rows do not divide over data * fsdp = {parts} devices; pad with uneven='zeros'")
-    if short:
-        batch = jax.tree.map(lambda x: np.pad(np.asarray(x), [(0, short)] + [(0, 0)] * (x.ndim - 1)), batch)
-    return jax.device_put(batch, NamedSharding(mesh, P(("data", "fsdp"))))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis, rows, over (data, fsdp): rows come in multiples of `batch_parts`, never copied whole."""
+    return NamedSharding(mesh, P(BATCH_AXES))
