@@ -28,6 +28,7 @@ from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
+from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
 
@@ -37,11 +38,13 @@ Total: TypeAlias = tuple[Params, Params | None, Stats]
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
 
-PLACED = ("ids", "positions", "segment_ids", "roles", "reg_mask")
-"""Fields of a Batch that scoring needs; a loss needs the rest too."""
+PLACED = {"ids": np.int32, "positions": np.int32, "segment_ids": np.int32, "roles": np.int32, "reg_mask": np.bool_}
+"""Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
 
-WEIGHED = ("mask", "behaviour_logprobs", "reference_logprobs", "advantages", "returns")
 WEIGHTS = ("weights", "reg_weights", "value_weights")
+WEIGHED = {"mask": np.bool_} | dict.fromkeys(
+    ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
+)
 
 
 @jax.tree_util.register_dataclass
@@ -68,13 +71,14 @@ class Updater:
         self.config, self.update, self.mesh = config, update, mesh
         check_mesh(config, mesh)
         self._objective = Objective(config, update, roles, mesh)
-        self._tx = _optimizer(update, update.learning_rate)
+        self._tx = make_optimizer(update, update.learning_rate)
         shared = update.critic.kind == "shared"
-        self._critic_tx = _optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
+        self._critic_tx = make_optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._shardings = self._state_shardings()
         state = self._shardings
         self._total_shardings = (state.params, state.critic, self._whole)
+        self._jit_init = jax.jit(self._new_state, out_shardings=self._shardings)
         self._jit_add = jax.jit(
             self._add, static_argnames=("old",), donate_argnames=("total",), out_shardings=self._total_shardings
         )
@@ -84,8 +88,8 @@ class Updater:
             donate_argnames=("state",),
             out_shardings=(self._shardings, self._whole),
         )
-        self._jit_logprobs = jax.jit(self._objective.logprobs)
-        self._jit_values = jax.jit(self._objective.values)
+        self._jit_logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
+        self._jit_values = jax.jit(self._objective.values, out_shardings=self._whole)
         self._zeros: dict[Old, Callable[[], Total]] = {}
 
     @property
@@ -95,19 +99,7 @@ class Updater:
 
     def init(self, params: Params) -> PolicyState:
         """The state that starts from these weights; they are copied, so the caller's stay readable."""
-
-        def build(params: Params) -> PolicyState:
-            params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
-            critic = self._new_critic(params)
-            return PolicyState(
-                params=params,
-                opt_state=self._tx.init(params),
-                critic=critic,
-                critic_opt_state=None if critic is None else self._critic_tx.init(critic),
-                steps=jnp.zeros((), jnp.int32),
-            )
-
-        state: PolicyState = jax.jit(build, out_shardings=self._shardings)(params)
+        state: PolicyState = self._jit_init(params)
         return state
 
     def publish(self, state: PolicyState) -> Params:
@@ -150,7 +142,7 @@ class Updater:
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
         nonfinite = float(sum(s["sum"]["nonfinite"] for s in host))
-        rate = _learning_rate(self.update, self.update.learning_rate)(max(int(state.steps) - 1, 0))
+        rate = learning_rate(self.update, self.update.learning_rate)(max(int(state.steps) - 1, 0))
         metrics = {
             "update/skipped": len(batches) - len(host) + nonfinite,
             "update/nonfinite": nonfinite,
@@ -203,7 +195,38 @@ class Updater:
             metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
         return metrics
 
+    def lower(self, rows: int, width: int) -> dict[str, jax.stages.Lowered]:
+        """The programs of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
+
+        init makes the state, add adds the gradient of a slab to the sum, apply takes the step. What each holds a
+        device is in `lower(...)[name].compile().memory_analysis()`.
+        """
+        weights = abstract_params(self.config)
+        split = batch_sharding(self.mesh)
+        slab = {name: jax.ShapeDtypeStruct((rows, width), t, sharding=split) for name, t in (PLACED | WEIGHED).items()}
+        state = _placed(jax.eval_shape(self._new_state, weights), self._shardings)
+        full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
+        given = state.params, state.critic, slab, state.params if full else None
+        sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
+        return {
+            "init": self._jit_init.lower(_placed(weights, self._shardings.params)),
+            "add": self._jit_add.lower(total, *given, old="behaviour"),
+            "apply": self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None),
+        }
+
     # ------------------------------------------------------------ inside the compiled programs
+
+    def _new_state(self, params: Params) -> PolicyState:
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+        critic = self._new_critic(params)
+        return PolicyState(
+            params=params,
+            opt_state=self._tx.init(params),
+            critic=critic,
+            critic_opt_state=None if critic is None else self._critic_tx.init(critic),
+            steps=jnp.zeros((), jnp.int32),
+        )
 
     def _apply(
         self, state: PolicyState, total: Total, scale: jax.Array, *, policy: bool, critic: bool
@@ -215,9 +238,9 @@ class Updater:
         weights, moments = state.params, state.opt_state
         head, head_moments = state.critic, state.critic_opt_state
         if policy:
-            weights, moments = _advance(self._tx, gradient, moments, weights, scale, finite)
+            weights, moments = advance(self._tx, gradient, moments, weights, scale, finite)
         if critic:
-            head, head_moments = _advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
+            head, head_moments = advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
         steps = state.steps + finite if policy else state.steps
         stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
         return PolicyState(
@@ -298,7 +321,7 @@ class Updater:
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
-        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED, *WEIGHTS)}
+        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED)}
         if weights is not None:
             arrays |= {name: np.zeros_like(weights) for name in WEIGHTS} | {"weights": weights}
         if old_logprobs is not None:
@@ -324,38 +347,9 @@ class Updater:
 # ---------------------------------------------------------------- pure parts
 
 
-def decay(update: Update, done: float) -> float:
-    """Factor on the learning rate once a share `done` of the run is behind: 1 at first, decay_floor at its end."""
-    if update.decay == "none":
-        return 1.0
-    return max(update.decay_floor, 1.0 - (1.0 - update.decay_floor) * done)
-
-
-def _learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:
-    """peak * min(1, (k + 1) / warmup_steps) at the optimizer's step k = 0, 1, ..."""
-    return lambda count: peak * jnp.minimum(1.0, (count + 1) / max(update.warmup_steps, 1))
-
-
-def _optimizer(update: Update, peak: float) -> optax.GradientTransformation:
-    adamw = optax.adamw(
-        _learning_rate(update, peak),
-        b1=update.beta1,
-        b2=update.beta2,
-        eps=update.adam_eps,
-        weight_decay=update.weight_decay,
-    )
-    return optax.chain(optax.clip_by_global_norm(update.max_grad_norm), adamw)
-
-
-def _advance(
-    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, scale: jax.Array, finite: jax.Array
-) -> tuple[Any, Any]:
-    """One optimizer step, or none at all where a gradient is not finite."""
-    updates, new_state = tx.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda x: scale * x, updates)
-    new = optax.apply_updates(params, updates), new_state
-    kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
-    return kept
+def _placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes with the place of each array."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
 
 
 def _merge(a: Total, b: Total) -> Total:

@@ -28,6 +28,7 @@ LEVELS = (
         "packing",
         "readout",
         "objective",
+        "optimizer",
         "units",
         "provenance",
     },

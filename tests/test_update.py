@@ -16,9 +16,10 @@ from selfplay.config import Credit, Critic, Kl, RoleConfig, Update
 from selfplay.credit import centred, critic_advantages, spread, token_rewards
 from selfplay.models import ModelConfig, forward, init_params, logits
 from selfplay.models.sharding import make_mesh
+from selfplay.optimizer import decay
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
-from selfplay.update import Updater, decay
+from selfplay.update import Updater
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=12, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32
