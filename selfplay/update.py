@@ -6,6 +6,9 @@ the data is not stale, old := mu, the sampler's own log-probabilities (the two d
 `mismatch/*` shows) and the importance weight is 1. When it is, old is scored by the learner and every token is
 weighted by stop_gradient(min(old / mu, c)).
 
+What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
+forward pass takes `weights`: both as one tree, in the policy's dtype.
+
 Letters: B rows of T tokens, in slabs of R rows; n tokens of one trajectory.
 """
 
@@ -26,6 +29,7 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
+from selfplay.models.lora import init_adapter, join, split
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
@@ -53,7 +57,7 @@ class PolicyState:
     """All that an update changes; a pytree. `Updater.step` consumes it: use only the state that it returns."""
 
     params: Params
-    """float32."""
+    """What is trained, float32: all weights, or the adapter."""
     opt_state: Any
     critic: Params | None
     """{"head": ...}, with {"trunk": ...} where it is separate."""
@@ -66,9 +70,15 @@ class Updater:
     """Turns Batches into gradient steps for one policy."""
 
     def __init__(
-        self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: jax.sharding.Mesh
+        self,
+        config: ModelConfig,
+        update: Update,
+        roles: Mapping[str, RoleConfig],
+        mesh: jax.sharding.Mesh,
+        *,
+        dtype: Any = jnp.float32,
     ) -> None:
-        self.config, self.update, self.mesh = config, update, mesh
+        self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
         check_mesh(config, mesh)
         self._objective = Objective(config, update, roles, mesh)
         self._tx = make_optimizer(update, update.learning_rate)
@@ -91,21 +101,34 @@ class Updater:
         self._jit_logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
         self._jit_values = jax.jit(self._objective.values, out_shardings=self._whole)
         self._zeros: dict[Old, Callable[[], Total]] = {}
+        self._frozen: Params = {}
 
     @property
     def row_multiple(self) -> int:
         """Rows of a Batch must come in multiples of this: devices that share a batch x micro_rows."""
         return batch_parts(self.mesh) * max(self.update.micro_rows, 1)
 
-    def init(self, params: Params) -> PolicyState:
-        """The state that starts from these weights; they are copied, so the caller's stay readable."""
+    def init(self, params: Params, key: jax.Array | None = None) -> PolicyState:
+        """The state that starts from the weights of a base model; they are copied, so the caller's stay readable.
+
+        With LoRA they are not copied but kept as what the adapter, drawn from `key`, stands beside.
+        """
+        if self.config.lora is not None:
+            if key is None:
+                raise ValueError("an adapter starts at random: init needs a key")
+            self._frozen = jax.device_put(self._cast(params), parameter_shardings(params, self.mesh))
+            params = init_adapter(self.config, key)
         state: PolicyState = self._jit_init(params)
         return state
 
     def publish(self, state: PolicyState) -> Params:
-        """A copy of the weights that no later step touches: what may be leased as a version."""
-        copy: Params = jax.tree.map(jnp.copy, state.params)
+        """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
+        copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)
         return copy
+
+    def weights(self, published: Params) -> Params:
+        """What a forward pass takes: something published, or a state's `params`, with all that is not trained."""
+        return join(self._frozen, self._cast(published))
 
     def step(
         self,
@@ -131,7 +154,7 @@ class Updater:
         """
         old: Old = "behaviour" if not stale else "self" if len(batches) == 1 else "given"
         scale = np.float32(decay(self.update, done))
-        before = [self.score(state.params, b) if old == "given" else None for b in batches]
+        before = [self.score(self.weights(state.params), b) if old == "given" else None for b in batches]
         stats: list[Stats] = []
         for batch, old_logprobs in zip(batches, before, strict=True):
             policy, critic = self._learns(batch)
@@ -150,20 +173,21 @@ class Updater:
         }
         return state, metrics | update_metrics(host, self.update) | _explained_variance(batches)
 
-    def logprobs(self, params: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """[n] float32 nats of every policy token, at its role's temperature; 0 elsewhere."""
-        return self._by_rows(lambda rows: self._jit_logprobs(params, rows), trajectories)
+    def logprobs(self, weights: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """[n] float32 nats of every policy token under `weights`, at its role's temperature; 0 elsewhere."""
+        return self._by_rows(lambda rows: self._jit_logprobs(weights, rows), trajectories)
 
     def values(self, state: PolicyState, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """[n] float32: the critic's estimate before each policy token; 0 elsewhere."""
         if state.critic is None:
             raise ValueError("update.critic.kind is none: there are no values")
-        return self._by_rows(lambda rows: self._jit_values(state.params, state.critic, rows), trajectories)
+        weights = self.weights(state.params)
+        return self._by_rows(lambda rows: self._jit_values(weights, state.critic, rows), trajectories)
 
-    def score(self, params: Params, batch: Batch) -> np.ndarray:
+    def score(self, weights: Params, batch: Batch) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
         rows = self._put({name: getattr(batch, name) for name in PLACED})
-        return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(params, rows)), np.float32(0))
+        return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(weights, rows)), np.float32(0))
 
     def gradients(
         self, state: PolicyState, batch: Batch, references: Params | None = None
@@ -201,16 +225,20 @@ class Updater:
         init makes the state, add adds the gradient of a slab to the sum, apply takes the step. What each holds a
         device is in `lower(...)[name].compile().memory_analysis()`.
         """
-        weights = abstract_params(self.config)
-        split = batch_sharding(self.mesh)
-        slab = {name: jax.ShapeDtypeStruct((rows, width), t, sharding=split) for name, t in (PLACED | WEIGHED).items()}
-        state = _placed(jax.eval_shape(self._new_state, weights), self._shardings)
+        complete = abstract_params(self.config)
+        trained, dtype = self._trained(complete), self.dtype
+        frozen = {} if trained is complete else split(complete)[1]
+        frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
+        by_rows = batch_sharding(self.mesh)
+        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
+        state = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
         full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
-        given = state.params, state.critic, slab, state.params if full else None
+        references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
+        given = state.params, frozen, state.critic, slab, references
         sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
         total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
         return {
-            "init": self._jit_init.lower(_placed(weights, self._shardings.params)),
+            "init": self._jit_init.lower(_placed(trained, self._shardings.params)),
             "add": self._jit_add.lower(total, *given, old="behaviour"),
             "apply": self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None),
         }
@@ -247,27 +275,45 @@ class Updater:
             params=weights, opt_state=moments, critic=head, critic_opt_state=head_moments, steps=steps
         ), stats
 
-    def _slab(self, params: Params, critic: Params | None, rows: Rows, references: Params | None, old: Old) -> Total:
+    def _slab(
+        self,
+        params: Params,
+        frozen: Params,
+        critic: Params | None,
+        rows: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+    ) -> Total:
         """Gradients and statistics of one slab ([R T] arrays)."""
-        differentiate = jax.value_and_grad(self._objective.loss, argnums=(0, 1), has_aux=True)
-        (_, stats), (policy, value) = differentiate(params, critic, rows, references, old=old)
+
+        def loss(params: Params, critic: Params | None) -> tuple[jax.Array, Stats]:
+            if critic is not None and "trunk" in critic:
+                critic = critic | {"trunk": self._cast(critic["trunk"])}
+            return self._objective.loss(join(frozen, self._cast(params)), critic, rows, references, old=old)
+
+        (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
         return policy, value, stats
 
-    def _add(
-        self, total: Total, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
-    ) -> Total:
-        return _merge(total, self._slab(params, critic, rows, references, old))
+    def _add(self, total: Total, *slab: Any, old: Old) -> Total:
+        """`total` and what `_slab` makes of these arguments."""
+        return _merge(total, self._slab(*slab, old=old))
+
+    def _cast(self, params: Params) -> Params:
+        """In the policy's dtype: the same arrays where they have it already."""
+        cast: Params = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), params)
+        return cast
 
     def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         if old not in self._zeros:  # tracing costs as much as several slabs; the sum has one shape for all
             traced = partial(self._slab, old=old)
-            shapes = jax.eval_shape(traced, state.params, state.critic, slabs[0], references)
+            shapes = jax.eval_shape(traced, state.params, self._frozen, state.critic, slabs[0], references)
             zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
         total = self._zeros[old]()
         for slab in slabs:
-            total = self._jit_add(total, state.params, state.critic, slab, references, old=old)
+            total = self._jit_add(total, state.params, self._frozen, state.critic, slab, references, old=old)
         return total
 
     # ------------------------------------------------------------ what lives where
@@ -277,6 +323,10 @@ class Updater:
         critic = self.update.critic.kind != "none" and bool(batch.value_weights.any())
         pulled = regularised(self.update) and bool(batch.reg_weights.any())
         return bool(batch.weights.any()) or pulled or (critic and self.update.critic.kind == "shared"), critic
+
+    def _trained(self, params: Params) -> Params:
+        """The part of a complete tree that is trained."""
+        return params if self.config.lora is None else split(params)[0]
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""
@@ -289,7 +339,7 @@ class Updater:
 
     def _state_shardings(self) -> PolicyState:
         """The sharding of every array of the state: moments beside their parameters, all else whole."""
-        params = parameter_shardings(abstract_params(self.config), self.mesh)
+        params = parameter_shardings(self._trained(abstract_params(self.config)), self.mesh)
         whole: Any = self._whole
         critic: Params | None = None
         if self.update.critic.kind != "none":
@@ -347,9 +397,9 @@ class Updater:
 # ---------------------------------------------------------------- pure parts
 
 
-def _placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the place of each array."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)
+def _placed(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
+    """Shapes with the place of each array, and another type where one is given."""
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=p), shapes, shardings)
 
 
 def _merge(a: Total, b: Total) -> Total:

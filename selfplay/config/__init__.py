@@ -14,6 +14,7 @@ from selfplay.config.experience import (
     Acquire,
     Centre,
     Credit,
+    Dtype,
     EnvChoice,
     Key,
     Pay,
@@ -35,8 +36,10 @@ from selfplay.config.learning import (
     KlEstimator,
     KlPlace,
     KlReference,
+    Lora,
     LossName,
     Remat,
+    Target,
     Update,
 )
 from selfplay.config.running import (
@@ -61,6 +64,7 @@ __all__ = [
     "CriticKind",
     "Decay",
     "Denominator",
+    "Dtype",
     "EnvChoice",
     "Evaluate",
     "Filter",
@@ -70,6 +74,7 @@ __all__ = [
     "KlEstimator",
     "KlPlace",
     "KlReference",
+    "Lora",
     "LossName",
     "Mesh",
     "Objective",
@@ -84,6 +89,7 @@ __all__ = [
     "Scale",
     "Schedule",
     "Source",
+    "Target",
     "Truncated",
     "Update",
 ]

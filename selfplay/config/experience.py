@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from selfplay.config.bounds import check
+from selfplay.config.learning import Lora
 from selfplay.errors import UserError
 
 Centre = Literal["none", "batch_mean", "group_mean", "leave_one_out", "ema", "critic"]
@@ -16,6 +17,7 @@ Pay = Literal["learnability", "one_minus_p", "tent", "gauss", "in_band", "none"]
 Truncated = Literal["wrong", "mask", "penalty"]
 Source = Literal["propose", "procedural", "replay", "yoked"]
 Replay = Literal["uniform", "learnability"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,10 @@ class Policy:
     """`tiny` (the embedded model) or a Hugging Face folder."""
     template: Literal["plain"] = "plain"
     """How messages become tokens; plain = the texts, one after the other."""
+    dtype: Dtype = "float32"
+    """Of weights as they are computed with, sampled from and published. What is trained is kept in float32."""
+    lora: Lora = field(default_factory=Lora)
+    """Train small matrices beside the model's own, which stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

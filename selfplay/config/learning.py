@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from selfplay.config.bounds import check
 from selfplay.errors import UserError
@@ -18,6 +18,30 @@ CriticKind = Literal["none", "shared", "separate"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Decay = Literal["none", "linear"]
 Remat = Literal["none", "block"]
+Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters in place of full fine-tuning, arXiv:2106.09685."""
+
+    rank: int = 0
+    """Width of an adapter; 0 = none: all weights are trained."""
+    alpha: float = 32.0
+    """An adapter counts alpha / rank times."""
+    targets: tuple[Target, ...] = get_args(Target)
+    """Matrices of every layer that get one."""
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 0, "policies.NAME.lora.rank", ">= 0", self.rank)
+        check(self.alpha > 0, "policies.NAME.lora.alpha", "> 0", self.alpha)
+        distinct = 0 < len(set(self.targets)) == len(self.targets)
+        check(distinct, "policies.NAME.lora.targets", "at least one, without repeats", self.targets)
+
+    @property
+    def factor(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
 
 
 @dataclass(frozen=True, kw_only=True)

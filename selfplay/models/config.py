@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfplay.config import Lora
 from selfplay.errors import UserError, nearest
 
 
@@ -57,6 +58,8 @@ class ModelConfig:
     """Tokens that end a completion."""
     bos_id: int | None = None
     pad_id: int | None = None
+    lora: Lora | None = None
+    """Adapters beside the matrices; never part of a folder's config.json."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size"):

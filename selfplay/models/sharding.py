@@ -22,15 +22,22 @@ BATCH_AXES = ("data", "fsdp")
 
 P = PartitionSpec
 
+KERNEL_SPECS: dict[str, PartitionSpec] = {
+    "attn.q": P("fsdp", "tensor"),
+    "attn.k": P("fsdp", "tensor"),
+    "attn.v": P("fsdp", "tensor"),
+    "attn.o": P("tensor", "fsdp"),
+    "mlp.gate": P("fsdp", "tensor"),
+    "mlp.up": P("fsdp", "tensor"),
+    "mlp.down": P("tensor", "fsdp"),
+}
+"""Matrix [in, out] -> mesh axis of each of its axes. Its bias lies as its outputs where `tensor` splits those."""
+
 PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "embed": P("tensor", "fsdp"),
     "head": P("tensor", "fsdp"),
     "norm.weight": P(None),
     "attn_norm.weight": P(None),
-    "attn.q.kernel": P("fsdp", "tensor"),
-    "attn.k.kernel": P("fsdp", "tensor"),
-    "attn.v.kernel": P("fsdp", "tensor"),
-    "attn.o.kernel": P("tensor", "fsdp"),
     "attn.q.bias": P("tensor"),
     "attn.k.bias": P("tensor"),
     "attn.v.bias": P("tensor"),
@@ -38,9 +45,9 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "attn.q_norm.weight": P(None),
     "attn.k_norm.weight": P(None),
     "mlp_norm.weight": P(None),
-    "mlp.gate.kernel": P("fsdp", "tensor"),
-    "mlp.up.kernel": P("fsdp", "tensor"),
-    "mlp.down.kernel": P("tensor", "fsdp"),
+    **{f"{name}.kernel": spec for name, spec in KERNEL_SPECS.items()},
+    **{f"{name}.lora_a": P(spec[0], None) for name, spec in KERNEL_SPECS.items()},
+    **{f"{name}.lora_b": P(None, spec[1]) for name, spec in KERNEL_SPECS.items()},
 }
 """Parameter name (within its layer) -> mesh axis of each of its axes."""
 
