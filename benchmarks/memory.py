@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfplay.config import Update
@@ -22,30 +22,28 @@ if TYPE_CHECKING:
 
 
 def measure(
-    config: ModelConfig, update: Update, *, devices: int, axis: str, rows: int, row_tokens: int
+    config: ModelConfig, update: Update, *, devices: int, axis: str, rows: int, row_tokens: int, scratch: bool = True
 ) -> Iterator[dict[str, int | str]]:
     """Bytes of one device, on 1, 2, 4, ... `devices` along a mesh axis; `rows` are those of one device."""
     from selfplay.config import RoleConfig
     from selfplay.models.sharding import batch_parts, make_mesh
-    from selfplay.update import Updater
+    from selfplay.update import Program, Updater
 
     update = replace(update, micro_rows=rows)
     roles = {"propose": RoleConfig(), "solve": RoleConfig()}
     alone, count = 0, 1
     while count <= devices:
         mesh = make_mesh(**{axis: count})
-        programs = Updater(config, update, roles, mesh).lower(rows * batch_parts(mesh), row_tokens)
-        used = {name: program.compile().memory_analysis() for name, program in programs.items()}
-        state = int(used["init"].output_size_in_bytes)
+        updater = Updater(config, update, roles, mesh)
+
+        def used(program: Program, updater: Updater = updater, rows: int = rows * batch_parts(mesh)) -> Any:
+            return updater.lower(program, rows, row_tokens).compile().memory_analysis()
+
+        state = int(used("init").output_size_in_bytes)
         alone = alone or state
-        yield {
-            "devices": count,
-            "mesh": f"{axis} {count}",
-            "state": state,
-            "ideal": alone // count,
-            "step": int(used["apply"].argument_size_in_bytes),
-            "scratch": int(used["add"].temp_size_in_bytes),
-        }
+        line = {"devices": count, "mesh": f"{axis} {count}", "state": state, "ideal": alone // count}
+        line["step"] = int(used("apply").argument_size_in_bytes)
+        yield line | ({"scratch": int(used("add").temp_size_in_bytes)} if scratch else {})
         count *= 2
 
 

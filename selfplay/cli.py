@@ -76,7 +76,7 @@ def train(args: list[str]) -> int:
     run, folder, resume = _plan(name, args, env, Path(out) if out else None, resume=resume)
     run = recipe.fix_threads(run)
     recipe.check_envs(run)
-    prepare_jax(threads=run.cluster.threads)
+    prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices)
     from selfplay.models.config import read_config
     from selfplay.models.hf import locate
 
@@ -109,10 +109,15 @@ def _plan(
     return run, folders.new_run(run.recipe, out), False
 
 
-def prepare_jax(*, threads: int | str = "auto") -> None:
-    """Set what jax reads when it is first imported: CPU threads (they fix a run's bits) and the compilation cache."""
+def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
+    """Set what jax reads when it is first imported: CPU threads (they fix a run's bits), and the compilation cache.
+
+    Where the CPU is all there is, it stands in for as many `devices` as the mesh asks for, unless told otherwise.
+    """
     if threads != "auto":
         os.environ["NPROC"] = str(threads)
+    if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
     cache = os.environ.get("SELFPLAY_CACHE") or str(Path.home() / ".cache" / "selfplay" / "jax")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

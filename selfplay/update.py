@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,9 @@ from selfplay.records import ROLES, Batch, Trajectory
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
 """Gradients of the policy and of the critic, and statistics, summed over slabs."""
+
+Program: TypeAlias = Literal["init", "add", "apply"]
+"""The compiled programs of an update."""
 
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
@@ -219,29 +222,31 @@ class Updater:
             metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
         return metrics
 
-    def lower(self, rows: int, width: int) -> dict[str, jax.stages.Lowered]:
-        """The programs of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
+    def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
+        """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
 
-        init makes the state, add adds the gradient of a slab to the sum, apply takes the step. What each holds a
-        device is in `lower(...)[name].compile().memory_analysis()`.
+        What it holds on a device is in `.compile().memory_analysis()`.
+
+        Args:
+          program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
         """
         complete = abstract_params(self.config)
         trained, dtype = self._trained(complete), self.dtype
+        if program == "init":
+            return self._jit_init.lower(_placed(trained, self._shardings.params))
         frozen = {} if trained is complete else split(complete)[1]
         frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
         by_rows = batch_sharding(self.mesh)
         slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
-        state = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
+        state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
         full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
         references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
         given = state.params, frozen, state.critic, slab, references
         sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
         total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
-        return {
-            "init": self._jit_init.lower(_placed(trained, self._shardings.params)),
-            "add": self._jit_add.lower(total, *given, old="behaviour"),
-            "apply": self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None),
-        }
+        if program == "add":
+            return self._jit_add.lower(total, *given, old="behaviour")
+        return self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
 
     # ------------------------------------------------------------ inside the compiled programs
 

@@ -51,7 +51,7 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """The learner's device mesh."""
+    """The learner's device mesh. Changes memory and speed, and the numbers by rounding only."""
 
     data: int = 1
     """Devices over which a batch is split, parameters whole."""
@@ -63,6 +63,11 @@ class Mesh:
     def __post_init__(self) -> None:
         for name in ("data", "fsdp", "tensor"):
             check(getattr(self, name) >= 1, f"mesh.{name}", ">= 1", getattr(self, name))
+
+    @property
+    def devices(self) -> int:
+        """Devices that the mesh needs."""
+        return self.data * self.fsdp * self.tensor
 
 
 @dataclass(frozen=True, kw_only=True)
