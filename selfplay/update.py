@@ -26,7 +26,7 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
-from selfplay.models.sharding import batch_rows, parameter_shardings
+from selfplay.models.sharding import batch_rows, parameter_shardings, place, shard_params
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
@@ -82,8 +82,8 @@ class Updater:
             donate_argnames=("state",),
             out_shardings=(self._shardings, self._whole),
         )
-        self._jit_logprobs = jax.jit(self._objective.logprobs)
-        self._jit_values = jax.jit(self._objective.values)
+        self._jit_logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
+        self._jit_values = jax.jit(self._objective.values, out_shardings=self._whole)
         self._total_shapes: dict[Old, Any] = {}
 
     @property
@@ -105,6 +105,8 @@ class Updater:
                 steps=jnp.zeros((), jnp.int32),
             )
 
+        if self.mesh.is_multi_process:
+            params = shard_params(params, self.mesh)
         state: PolicyState = jax.jit(build, out_shardings=self._shardings)(params)
         return state
 
@@ -286,7 +288,10 @@ class Updater:
         )
 
     def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
-        placed: Rows = jax.device_put(dict(rows), NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
+        split = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+        if self.mesh.is_multi_process:
+            return dict(place(dict(rows), dict.fromkeys(rows, split)))
+        placed: Rows = jax.device_put(dict(rows), split)
         return placed
 
     def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:

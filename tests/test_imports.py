@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 
 LEVELS = (
     {"envs"},
-    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates"},
+    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates", "watch"},
     {"models", "credit", "losses"},
-    {"sampler", "checkpoint", "metrics", "archive", "cluster", "packing", "objective", "units", "provenance"},
+    {"sampler", "checkpoint", "metrics", "archive", "cluster", "packing", "objective", "units", "provenance", "hosts"},
     {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "state"},
-    {"actor", "learner", "examine", "pretrain"},
+    {"actor", "joint", "learner", "examine", "pretrain"},
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""
