@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.errors import CheckpointError
-from selfplay.records import FORMAT
+from selfplay.hosts import Hosts
+from selfplay.records import FORMAT, decode, encode
 
 PyTree = Any
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 """Leaf name -> (dtype, shape)."""
+File = tuple[str, int, str]
+"""Path, bytes and sha256 of a file of a generation."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +55,17 @@ class Generations:
       folder: `runs/NAME/generations`; made by the first save.
       keep: how many of the newest generations stay, besides generation 0 and the exempt ones.
       report: is told in one line of every damaged generation that is passed over.
+      hosts: the processes that save and load together, all seeing the same folder; every other method is for process
+        0, which alone has checked what it then asks all to load.
     """
 
-    def __init__(self, folder: Path, keep: int, *, report: Callable[[str], None] = _log.warning) -> None:
+    def __init__(
+        self, folder: Path, keep: int, *, report: Callable[[str], None] = _log.warning, hosts: Hosts | None = None
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be >= 1, got {keep}")
         self.folder, self.keep, self._report = Path(folder), keep, report
+        self._hosts = hosts or Hosts()
         self._verified: set[int] = set()
 
     def path(self, generation: int) -> Path:
@@ -105,21 +113,23 @@ class Generations:
           arrays: pytree of arrays, `{"policies": {name: {"params": ..., "opt_state": ...}}}`; typed PRNG keys
             are not taken, and keys of dicts hold no `/`.
           state: what JSON can hold; keys of dicts are strings.
-          blobs: named bytes.
+          blobs: named bytes; of these and of `state`, what process 0 gives is written.
           exempt: generations that retention leaves alone (opponents and references in use).
         """
         leaves, state = _named_leaves(arrays), json.loads(json.dumps(state))  # refused before anything is touched
         folder = self.path(generation)
-        first = jax.process_index() == 0
-        if first:
+        if self._hosts.leads:
             self.remove(generation)
             self.folder.mkdir(parents=True, exist_ok=True)
         self._orbax.save(folder, leaves, state)
-        if first:
+        if self._hosts.leads:
             (folder / "blobs").mkdir()
             for name, data in blobs.items():
                 (folder / "blobs" / name).write_bytes(data)
-            _write_manifest(folder, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
+        hashed = self._hosts.gather(encode(_hashes(folder, writer=self._hosts.process)))
+        if self._hosts.leads:
+            files = sorted(f for part in hashed for f in decode(part, list[File]))
+            _write_manifest(folder, files, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
             self._prune(exempt)
         self._verified.discard(generation)
 
@@ -207,7 +217,7 @@ class Generations:
                 f"{folder} is of format {manifest['format']}, this code reads format {FORMAT}: "
                 "use the version of selfplay that wrote it"
             )
-        if generation not in self._verified:
+        if generation not in self._verified and self._hosts.leads:
             for name, size, digest in manifest["files"]:
                 _verify_file(folder, name, size, digest)
             self._verified.add(generation)
@@ -255,8 +265,11 @@ class _Orbax:
         return found
 
     def load_state(self, folder: Path) -> dict[str, Any]:
-        ocp = self._ocp
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        ocp, me = self._ocp, jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix="state"
+        )
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
             found = checkpointer.restore(folder.absolute(), ocp.args.Composite(state=ocp.args.JsonRestore()))
         state: dict[str, Any] = found["state"]
         return state
@@ -286,9 +299,19 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def _write_manifest(folder: Path, layout: Layout) -> None:
-    """Hash every file below the folder, then put the manifest there by one rename."""
-    files = [(p.relative_to(folder).as_posix(), p.stat().st_size, file_digest(p)) for p in _files(folder)]
+def _hashes(folder: Path, *, writer: int) -> list[File]:
+    """The files below the folder that a process wrote: those that Orbax keeps apart for it; all others are 0's."""
+    mine = [p for p in _files(folder) if _writer(p) == writer]
+    return [(p.relative_to(folder).as_posix(), p.stat().st_size, file_digest(p)) for p in mine]
+
+
+def _writer(path: Path) -> int:
+    found = [part.removeprefix("ocdbt.process_") for part in path.parts if part.startswith("ocdbt.process_")]
+    return int(found[-1]) if found else 0
+
+
+def _write_manifest(folder: Path, files: Sequence[File], layout: Layout) -> None:
+    """Put the manifest there by one rename."""
     body = {"format": FORMAT, "files": files, "arrays": layout}
     temporary = folder / (MANIFEST + ".tmp")
     with temporary.open("w") as f:
@@ -381,7 +404,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
     sharding = getattr(leaf, "sharding", None)
-    return sharding if sharding is not None else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return sharding if sharding is not None else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _place(array: np.ndarray, like: Any) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from selfplay.errors import SelfplayError, UserError, nearest
+from selfplay.errors import SelfplayError, UserError, nearest, report
 
 if TYPE_CHECKING:
     from selfplay.config import Run
@@ -49,15 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args[0] not in VERBS:
             raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], VERBS)}")
         return VERBS[args[0]].run(args[1:])
-    except (SelfplayError, EnvUserError) as error:
-        print(f"selfplay: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code if isinstance(error, SelfplayError) else UserError.exit_code
+    except (SelfplayError, EnvUserError, KeyboardInterrupt) as error:
+        return report(error) or 0
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("selfplay: stopped", file=sys.stderr)
-        return 130
 
 
 def train(args: list[str]) -> int:
@@ -76,7 +72,9 @@ def train(args: list[str]) -> int:
     run, folder, resume = _plan(name, args, env, Path(out) if out else None, resume=resume)
     run = recipe.fix_threads(run)
     recipe.check_envs(run)
-    prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices)
+    processes = run.hosts.processes if isinstance(run.hosts.processes, int) else run.mesh.devices
+    prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices // processes)
+    from selfplay.hosts import join
     from selfplay.models.config import read_config
     from selfplay.models.hf import locate
 
@@ -84,7 +82,8 @@ def train(args: list[str]) -> int:
         read_config(locate(policy.model))
     from selfplay import learner
 
-    learner.train(run, folder, resume=resume)
+    with join(run.hosts) as hosts:
+        learner.train(run, folder, resume=resume, hosts=hosts)
     return 0
 
 

@@ -30,7 +30,7 @@ from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import init_adapter, join, split
-from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings
+from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings, place
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
@@ -119,8 +119,10 @@ class Updater:
         if self.config.lora is not None:
             if key is None:
                 raise ValueError("an adapter starts at random: init needs a key")
-            self._frozen = jax.device_put(self._cast(params), parameter_shardings(params, self.mesh))
+            self._frozen = self.base(params)
             params = init_adapter(self.config, key)
+        if self.mesh.is_multi_process:
+            params = place(params, self._shardings.params)
         state: PolicyState = self._jit_init(params)
         return state
 
@@ -128,6 +130,12 @@ class Updater:
         """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
         copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)
         return copy
+
+    def base(self, params: Params) -> Params:
+        """A model's own weights as a forward pass takes them: on the mesh, in the policy's dtype, not copied where they
+        are that already."""
+        placed: Params = place(self._cast(params), parameter_shardings(params, self.mesh))
+        return placed
 
     def weights(self, published: Params) -> Params:
         """What a forward pass takes: something published, or a state's `params`, with all that is not trained."""
@@ -367,7 +375,7 @@ class Updater:
         )
 
     def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
-        placed: Rows = jax.device_put(dict(rows), batch_sharding(self.mesh))
+        placed: Rows = place(dict(rows), dict.fromkeys(rows, batch_sharding(self.mesh)))
         return placed
 
     def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 LEVELS = (
     {"envs"},
-    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates"},
+    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates", "watch"},
     {"models", "credit", "losses"},
     {
         "sampler",
@@ -25,6 +25,7 @@ LEVELS = (
         "metrics",
         "archive",
         "cluster",
+        "hosts",
         "packing",
         "readout",
         "objective",
@@ -33,7 +34,7 @@ LEVELS = (
         "provenance",
     },
     {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "state"},
-    {"actor", "learner", "examine", "pretrain"},
+    {"actor", "joint", "learner", "examine", "pretrain"},
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""

@@ -59,8 +59,8 @@ def state_of(run: Run, folder: Path) -> tuple[list[np.ndarray], bytes, dict[str,
     """All that the newest generation holds: arrays, archive, counters."""
     opened = Learner(run, folder)
     assert opened.restore()
-    arrays = [np.asarray(x) for x in jax.tree.leaves({n: vars(p) for n, p in opened.state.policies.items()})]
-    counters = {k: v for k, v in vars(opened.state).items() if k not in ("policies", "archive", "minutes")}
+    arrays = [np.asarray(x) for x in jax.tree.leaves({n: vars(p) for n, p in opened.joint.policies.items()})]
+    counters = {k: v for k, v in vars(opened.state).items() if k not in ("archive", "minutes")}
     return arrays, opened.state.archive.to_bytes(), counters
 
 

@@ -47,6 +47,7 @@ from selfplay.config.running import (
     Cluster,
     Evaluate,
     Follow,
+    Hosts,
     Mesh,
     Objective,
     Output,
@@ -69,6 +70,7 @@ __all__ = [
     "Evaluate",
     "Filter",
     "Follow",
+    "Hosts",
     "Key",
     "Kl",
     "KlEstimator",
@@ -105,6 +107,7 @@ class Run:
     """Same seed, same recipe: the same bits."""
     schedule: Schedule = field(default_factory=Schedule)
     cluster: Cluster = field(default_factory=Cluster)
+    hosts: Hosts = field(default_factory=Hosts)
     mesh: Mesh = field(default_factory=Mesh)
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
     roles: Mapping[str, RoleConfig] = field(

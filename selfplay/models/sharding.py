@@ -53,13 +53,17 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first data * fsdp * tensor devices; axes are Auto, so that the compiler places the rest."""
+    """A mesh over the first data * fsdp * tensor devices; axes are Auto, so that the compiler places the rest.
+
+    Over several processes it takes all devices of all: a process without one could not join in.
+    """
     shape = (data, fsdp, tensor)
     if min(shape) < 1:
         raise UserError(f"mesh axes must be >= 1, got data={data} fsdp={fsdp} tensor={tensor}")
-    needed, devices = int(np.prod(shape)), jax.devices()
-    if needed > len(devices):
-        raise UserError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {needed} devices, got {len(devices)}")
+    needed, devices, processes = int(np.prod(shape)), jax.devices(), jax.process_count()
+    if needed > len(devices) or (processes > 1 and needed != len(devices)):
+        found = f"{len(devices)}" + (f" in {processes} processes, which must all be used" if processes > 1 else "")
+        raise UserError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {needed} devices, got {found}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 
@@ -105,7 +109,20 @@ def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
 
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """The parameters laid out over the mesh."""
-    return dict(jax.device_put(params, parameter_shardings(params, mesh)))
+    return dict(place(params, parameter_shardings(params, mesh)))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole, laid out by their shardings; over several processes, each device gets
+    its part from its own process."""
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(one, tree, shardings)
 
 
 def batch_parts(mesh: Mesh) -> int:
