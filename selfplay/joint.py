@@ -8,7 +8,6 @@ run of one process calls them too, and says nothing to nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.hosts import Hosts
 from selfplay.models import Model, Params, load
-from selfplay.models.sharding import make_mesh, shard_params
+from selfplay.models.lora import with_adapter
+from selfplay.models.sharding import make_mesh
 from selfplay.records import Batch, Trajectory, decode
+from selfplay.streams import Stream, stream_key
 from selfplay.update import PolicyState, Updater
 
 
@@ -64,6 +65,7 @@ class Remember(msgspec.Struct, frozen=True, tag=True):
 
 class Publish(msgspec.Struct, frozen=True, tag=True):
     policy: str
+    base: bool
 
 
 class Save(msgspec.Struct, frozen=True, tag=True):
@@ -90,10 +92,13 @@ class Joint:
         self.run, self.models, self.generations, self.hosts = run, models, generations, hosts
         start = Start(recipe.to_toml(run), str(folder.absolute()), {n: m.digest for n, m in models.items()})
         with hosts.together(start):
-            mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
-            self.mesh = mesh
-            self.updaters = {n: Updater(m.config, run.update, run.roles, mesh) for n, m in models.items()}
-            self.policies: dict[str, PolicyState] = {n: self.updaters[n].init(m.params) for n, m in models.items()}
+            self.mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+            self.updaters = {name: self._updater(name, model) for name, model in models.items()}
+            self._bases = {name: self.updaters[name].base(model.params) for name, model in models.items()}
+            keys = {name: stream_key(run.seed, Stream.INIT, i) for i, name in enumerate(sorted(models))}
+            self.policies: dict[str, PolicyState] = {
+                name: updater.init(self._bases[name], keys[name]) for name, updater in self.updaters.items()
+            }
         self.previous: dict[str, Params] = {}
         """Weights at the start of the generation, for kl.reference = previous_generation."""
 
@@ -133,14 +138,12 @@ class Joint:
             with self.hosts.together(Remember()):
                 self.previous = {name: self.updaters[name].publish(state) for name, state in self.policies.items()}
 
-    def publish(self, policy: str) -> Params:
-        """The newest weights, to be leased as a version: copies, or whole NumPy arrays from several processes (at
-        process 0; nothing elsewhere)."""
-        with self.hosts.together(Publish(policy)):
-            if self.mesh.is_multi_process:
-                whole: Params = self.hosts.fetch(self.policies[policy].params) or {}
-                return whole
-            return self.updaters[policy].publish(self.policies[policy])
+    def publish(self, policy: str, *, base: bool = False) -> Params:
+        """What is trained, as it is now, or all of the base: to be leased as a version. From several processes whole
+        NumPy arrays (at process 0; nothing elsewhere)."""
+        with self.hosts.together(Publish(policy, base)):
+            params = self._bases[policy] if base else self.updaters[policy].publish(self.policies[policy])
+            return (self.hosts.fetch(params) or {}) if self.mesh.is_multi_process else params
 
     def save(self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
         """Write a generation; record and blobs are process 0's to give."""
@@ -164,13 +167,15 @@ class Joint:
         return {"policies": {name: vars(state) for name, state in self.policies.items()}}
 
     def _reference(self, policy: str) -> Params:
-        return self._bases[policy] if self.run.update.kl.reference == "base" else self.previous[policy]
+        """All weights of the reference; with LoRA the base is the policy's own, its adapter left out."""
+        if self.run.update.kl.reference == "base":
+            return self._bases[policy]
+        return self.updaters[policy].weights(self.previous[policy])
 
-    @cached_property
-    def _bases(self) -> dict[str, Params]:
-        if not self.mesh.is_multi_process:
-            return {name: model.params for name, model in self.models.items()}
-        return {name: shard_params(model.params, self.mesh) for name, model in self.models.items()}
+    def _updater(self, policy: str, model: Model) -> Updater:
+        chosen = self.run.policies[policy]
+        config = with_adapter(model.config, chosen.lora)
+        return Updater(config, self.run.update, self.run.roles, self.mesh, dtype=chosen.dtype)
 
 
 def follow(hosts: Hosts) -> None:
@@ -208,8 +213,8 @@ def _obey(joint: Joint, message: Message) -> None:
             joint.reference_logprobs(policy, trajectories)
         case Remember():
             joint.remember()
-        case Publish(policy):
-            joint.publish(policy)
+        case Publish(policy, base):
+            joint.publish(policy, base=base)
         case Save(generation):
             joint.save(generation, {}, {})
         case Restore(generation):

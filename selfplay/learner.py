@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -37,6 +38,7 @@ from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
 from selfplay.state import State
 from selfplay.streams import Stream, python_seed
+from selfplay.tree import plain
 from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
 from selfplay.watch import Watch
 
@@ -280,8 +282,8 @@ class Learner:
 
     def _introduce(self) -> None:
         """Give the actors their first weights: the base, and the restored version if there is one."""
-        for name, model in self.models.items():
-            self.cluster.publish(name, 0, model.params)
+        for name in self.models:
+            self.cluster.publish(name, 0, self.joint.publish(name, base=True))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
@@ -289,7 +291,8 @@ class Learner:
         self.display.note(line)
 
     def _open_cluster(self) -> Cluster:
-        spec = {"models": {name: str(model.path) for name, model in self.models.items()}}
+        policies = self.run.policies.items()
+        spec = {"policies": {n: plain(replace(p, model=str(self.models[n].path))) for n, p in policies}}
         actors = self.run.cluster.actors
         if actors == "auto":
             actors = 1 if jax.default_backend() == "cpu" else 0

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
+from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, PolicyRef, SamplingSpec
 
@@ -61,7 +62,7 @@ class Sampler(Protocol):
     """Where completions come from. tests/sampler_contract.py says what an implementation must satisfy."""
 
     def load(self, ref: PolicyRef, params: Params) -> None:
-        """Make a version of a policy usable; several may be live."""
+        """Make a version of a policy usable; several may be live. With LoRA all but the first are adapters to it."""
         ...
 
     def drop(self, ref: PolicyRef) -> None:
@@ -122,13 +123,20 @@ class LocalSampler:
         self.tokenizer = tokenizer
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
+        self._base: Params = {}
 
     def load(self, ref: PolicyRef, params: Params) -> None:
         """Keep a version of the weights on this process's first device.
 
-        They are arguments of the compiled programs, so nothing is recompiled.
+        They are arguments of the compiled programs, so nothing is recompiled. Where the model has an adapter, the first
+        version is the base, all weights, and the later ones are adapters to it.
         """
-        self._params[ref] = self._put(params)
+        placed: Params = self._put(dict(params))
+        if self.config.lora is not None:
+            adapter, base = split(placed)
+            self._base = base or self._base
+            placed = join(self._base, adapter or self._put(no_adapter(self.config)))
+        self._params[ref] = placed
 
     def drop(self, ref: PolicyRef) -> None:
         """Forget a version."""

@@ -29,7 +29,7 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
-from selfplay.models.lora import init_adapter, join, split
+from selfplay.models.lora import init_adapter, join, split, trained_part
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings, place
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
 from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
@@ -239,7 +239,7 @@ class Updater:
           program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
         """
         complete = abstract_params(self.config)
-        trained, dtype = self._trained(complete), self.dtype
+        trained, dtype = trained_part(self.config, complete), self.dtype
         if program == "init":
             return self._jit_init.lower(_placed(trained, self._shardings.params))
         frozen = {} if trained is complete else split(complete)[1]
@@ -337,10 +337,6 @@ class Updater:
         pulled = regularised(self.update) and bool(batch.reg_weights.any())
         return bool(batch.weights.any()) or pulled or (critic and self.update.critic.kind == "shared"), critic
 
-    def _trained(self, params: Params) -> Params:
-        """The part of a complete tree that is trained."""
-        return params if self.config.lora is None else split(params)[0]
-
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""
         if self.update.critic.kind == "none":
@@ -352,7 +348,7 @@ class Updater:
 
     def _state_shardings(self) -> PolicyState:
         """The sharding of every array of the state: moments beside their parameters, all else whole."""
-        params = parameter_shardings(self._trained(abstract_params(self.config)), self.mesh)
+        params = parameter_shardings(trained_part(self.config, abstract_params(self.config)), self.mesh)
         whole: Any = self._whole
         critic: Params | None = None
         if self.update.critic.kind != "none":

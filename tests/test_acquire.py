@@ -253,7 +253,7 @@ def test_same_unit_same_bytes_with_a_real_sampler(random_model: Path) -> None:
     params = load(random_model).params
     seen = []
     for _ in range(2):
-        actor = make_worker({"models": {"main": str(random_model)}})
+        actor = make_worker({"policies": {"main": {"model": str(random_model)}}})
         actor.load(REF, params)
         actor.run(msgspec.structs.replace(unit, index=7))  # what ran before makes no difference
         groups, timings = actor.run(unit)

@@ -135,6 +135,11 @@ class Run:
             if role.policy not in self.policies:
                 raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")
             _check_credit(self, name, role)
+            if self.update.critic.kind == "separate" and self.policies[role.policy].lora.rank:
+                raise UserError(
+                    f"update.critic.kind = separate trains a second model whole: use shared, or "
+                    f"policies.{role.policy}.lora.rank = 0"
+                )
         proposes = self.acquire.mix.get("propose", 0) > 0
         if proposes and self.acquire.tasks_per_unit % self.propose.per_ask:
             raise UserError(

@@ -7,11 +7,13 @@ adapter left out of the tree is the base, so a reference to it costs no second c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from selfplay.config import Lora
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params, abstract_params
 
@@ -58,6 +60,22 @@ def init_adapter(config: ModelConfig, key: jax.Array) -> Params:
         return jax.random.uniform(jax.random.fold_in(key, index), leaf.shape, jnp.float32, -bound, bound)
 
     return dict(jax.tree_util.tree_unflatten(treedef, [fresh(i, *pair) for i, pair in enumerate(leaves)]))
+
+
+def trained_part(config: ModelConfig, params: Params) -> Params:
+    """What of a complete tree is trained: all of it, or the adapter."""
+    return params if config.lora is None else split(params)[0]
+
+
+def no_adapter(config: ModelConfig) -> Params:
+    """An adapter of zeros: the base, by the same compiled program."""
+    adapter, _ = split(abstract_params(config))
+    return dict(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), adapter))
+
+
+def with_adapter(config: ModelConfig, lora: Lora) -> ModelConfig:
+    """The same decoder with adapters, where their rank is not 0."""
+    return replace(config, lora=lora) if lora.rank else config
 
 
 def merged(config: ModelConfig, params: Params) -> Params:
