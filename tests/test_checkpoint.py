@@ -19,8 +19,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from selfplay.checkpoint import MANIFEST, Generations, folder_digest
+from selfplay.checkpoint import Generations
 from selfplay.errors import CheckpointError
+from selfplay.manifest import MANIFEST, folder_digest
 
 STATE = {"step": 12, "tokens": 2**40, "baseline": {"solve": 0.1 + 0.2}, "none": None, "names": ["ä", "b"]}
 BLOBS = {"archive": bytes(range(256)), "empty": b""}
