@@ -12,13 +12,11 @@ Orbax (0.3 s to import) is imported by the methods that need it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,23 +27,15 @@ import numpy as np
 
 from selfplay.errors import CheckpointError
 from selfplay.hosts import Hosts
+from selfplay.manifest import MANIFEST, Damaged, File, Layout, hashes, read_manifest, verify_file, write_manifest
 from selfplay.records import FORMAT, decode, encode
 
 PyTree = Any
-Layout = dict[str, tuple[str, tuple[int, ...]]]
-"""Leaf name -> (dtype, shape)."""
-File = tuple[str, int, str]
-"""Path, bytes and sha256 of a file of a generation."""
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"\d{4,}")
 _LEFTOVER = re.compile(r"\d{4,}\.orbax-checkpoint-tmp.*")
-
-
-class Damaged(Exception):
-    """What a generation's files are is not what its manifest says."""
 
 
 class Generations:
@@ -126,10 +116,10 @@ class Generations:
             (folder / "blobs").mkdir()
             for name, data in blobs.items():
                 (folder / "blobs" / name).write_bytes(data)
-        hashed = self._hosts.gather(encode(_hashes(folder, writer=self._hosts.process)))
+        hashed = self._hosts.gather(encode(hashes(folder, writer=self._hosts.process)))
         if self._hosts.leads:
             files = sorted(f for part in hashed for f in decode(part, list[File]))
-            _write_manifest(folder, files, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
+            write_manifest(folder, files, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
             self._prune(exempt)
         self._verified.discard(generation)
 
@@ -211,7 +201,7 @@ class Generations:
     def _verify(self, generation: int) -> Layout:
         """The layout of the arrays of a generation, once every file has been hashed (once a process)."""
         folder = self.path(generation)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest["format"] != FORMAT:
             raise CheckpointError(
                 f"{folder} is of format {manifest['format']}, this code reads format {FORMAT}: "
@@ -219,7 +209,7 @@ class Generations:
             )
         if generation not in self._verified and self._hosts.leads:
             for name, size, digest in manifest["files"]:
-                _verify_file(folder, name, size, digest)
+                verify_file(folder, name, size, digest)
             self._verified.add(generation)
         return {name: (dtype, tuple(shape)) for name, (dtype, shape) in manifest["arrays"].items()}
 
@@ -278,71 +268,6 @@ class _Orbax:
         if isinstance(leaf, np.ndarray):
             return self._ocp.RestoreArgs(restore_type=np.ndarray)
         return self._ocp.ArrayRestoreArgs(sharding=_sharding(leaf), global_shape=leaf.shape, dtype=leaf.dtype)
-
-
-def folder_digest(path: Path) -> str:
-    """sha256 over the names and contents of all files below a folder, in the order of their names."""
-    h = hashlib.sha256()
-    for file in _files(path):
-        name = file.relative_to(path).as_posix().encode()
-        h.update(len(name).to_bytes(8, "big") + name + bytes.fromhex(file_digest(file)))
-    return h.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def _hashes(folder: Path, *, writer: int) -> list[File]:
-    """The files below the folder that a process wrote: those that Orbax keeps apart for it; all others are 0's."""
-    mine = [p for p in _files(folder) if _writer(p) == writer]
-    return [(p.relative_to(folder).as_posix(), p.stat().st_size, file_digest(p)) for p in mine]
-
-
-def _writer(path: Path) -> int:
-    found = [part.removeprefix("ocdbt.process_") for part in path.parts if part.startswith("ocdbt.process_")]
-    return int(found[-1]) if found else 0
-
-
-def _write_manifest(folder: Path, files: Sequence[File], layout: Layout) -> None:
-    """Put the manifest there by one rename."""
-    body = {"format": FORMAT, "files": files, "arrays": layout}
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w") as f:
-        json.dump({**body, "digest": _body_digest(body)}, f, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, folder / MANIFEST)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except ValueError as e:
-        raise Damaged(f"{MANIFEST} is not JSON ({e})") from None
-    if not isinstance(manifest, dict) or manifest.pop("digest", None) != _body_digest(manifest):
-        raise Damaged(f"{MANIFEST} does not match its own digest")
-    return manifest
-
-
-def _body_digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _verify_file(folder: Path, name: str, size: int, digest: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise Damaged(f"{name} is missing")
-    if path.stat().st_size != size:
-        raise Damaged(f"{name} has {path.stat().st_size} bytes, expected {size}")
-    if file_digest(path) != digest:
-        raise Damaged(f"{name} has other bytes than were written")
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:

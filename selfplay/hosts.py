@@ -162,6 +162,7 @@ class Hosts:
                 found = _client().key_value_dir_get(f"{_ROOM}/alive/")
             except jax.errors.JaxRuntimeError:
                 self._stop(1, "process 0 is gone: its coordination service does not answer any more")
+                return
             now = time.monotonic()
             for key, text in found:
                 process = int(key.rpartition("/")[2])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from selfplay.errors import UserError
 from selfplay.learner import Learner, train
 from selfplay.metrics.files import read_metrics
 from selfplay.models import load
+from selfplay.models.sharding import make_mesh
 
 ROOT = Path(__file__).parent.parent
-DEADLINE_S = 240.0
+DEADLINE_S = 600.0
 """For two processes to get somewhere on a busy machine."""
 
 
@@ -37,20 +39,20 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def start(arguments: Sequence[str], process: int, port: int, *, devices: int = 4) -> subprocess.Popen[str]:
-    """`selfplay train ...` as one process of two."""
+def start(*arguments: str, devices: int = 4) -> subprocess.Popen[str]:
+    """`selfplay train ...` in a process of its own."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    here = f"--hosts.processes 2 --hosts.process-id {process} --hosts.coordinator 127.0.0.1:{port}"
     return subprocess.Popen(
-        [sys.executable, "-m", "selfplay.cli", "train", *arguments, *here.split(), "--hosts.silent-s", "10"],
+        [sys.executable, "-m", "selfplay.cli", "train", *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": str(devices)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
 def start_both(*arguments: str) -> list[subprocess.Popen[str]]:
-    port = free_port()
-    return [start(arguments, process, port) for process in (0, 1)]
+    """The same as two processes of four devices each."""
+    here = f"--hosts.processes 2 --hosts.silent-s 10 --hosts.coordinator 127.0.0.1:{free_port()} --hosts.process-id"
+    return [start(*arguments, *here.split(), process) for process in ("0", "1")]
 
 
 def end(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
@@ -100,8 +102,9 @@ def killed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, in
 
 
 @pytest.fixture
-def copied(killed: tuple[Path, int, str, float], tmp_path: Path) -> Iterator[Path]:
-    yield Path(shutil.copytree(killed[0], tmp_path / "run"))
+def copied(killed: tuple[Path, int, str, float], tmp_path: Path) -> Path:
+    """A copy of it to go on with."""
+    return Path(shutil.copytree(killed[0], tmp_path / "run"))
 
 
 def params_of(folder: Path, generation: int) -> list[np.ndarray]:
@@ -167,16 +170,18 @@ def test_resume_on_any_mesh_goes_on(copied: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_that_nobody_answers_says_so(tmp_path: Path) -> None:
-    one = start(["quickstart", "--out", str(tmp_path / "run"), "--hosts.start-s", "3"], 1, free_port())
+    here = f"--hosts.processes 2 --hosts.process-id 1 --hosts.coordinator 127.0.0.1:{free_port()} --hosts.start-s 3"
+    one = start("quickstart", "--out", str(tmp_path / "run"), *here.split())
     [(code, errors)] = end([one])
     assert code == 2 and "process 1 of 2 did not meet the others" in error_of(errors) and "3 s" in error_of(errors)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mesh_that_is_not_all_devices_is_refused_by_all(run: Run, tmp_path: Path) -> None:
-    for ended in end(start_both("quickstart", "--out", str(tmp_path / "run"), "--mesh.fsdp", "16")):
-        assert ended[0] == 2 and "needs 16 devices, got 8 in 2 processes" in error_of(ended[1])
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("fsdp", [4, 16])
+def test_a_mesh_of_several_processes_takes_all_devices(fsdp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=f"needs {fsdp} devices, got 8 in 2 processes, which must all be used"):
+        make_mesh(fsdp=fsdp)
 
 
 @pytest.mark.parametrize(
@@ -190,3 +195,60 @@ def test_a_mesh_that_is_not_all_devices_is_refused_by_all(run: Run, tmp_path: Pa
 def test_bad_hosts_are_refused(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipe.resolve("quickstart", flags.split())
+
+
+# ---------------------------------------------------------------- the long forms
+
+QUICKSTART = (
+    "quickstart --acquire.tasks-per-unit 8 --propose.per-ask 8 --acquire.group-size 4 --evaluate.tasks 16 "
+    "--evaluate.tasks-between 16 --schedule.generations 3 --schedule.steps-per-generation 2 --update.adam-eps 1e-2 "
+    "--update.interference-every 2 --update.micro-rows 1 --cluster.threads 1 --mesh.fsdp 8"
+)
+
+
+@pytest.mark.proof
+def test_the_quickstart_in_two_processes_with_actors_is_killed_and_goes_on_anywhere(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    processes = start_both(*QUICKSTART.split(), "--out", str(folder))
+    wait_for(folder / "generations" / "0001" / "manifest.json", processes)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    shutil.rmtree(folder / "generations" / "0002", ignore_errors=True)
+    saved = params_of(folder, 1)
+    for name, flags in (("mixed", "--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2"), ("one", "--mesh.fsdp 1")):
+        copy = Path(shutil.copytree(folder, tmp_path / name))
+        opened = Learner(recipe.resume(copy, flags.split()), copy)
+        assert opened.restore()
+        for a, b in zip(jax.tree.leaves(opened.joint.policies["main"].params), saved, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), b)
+        alone = start("--out", str(copy), "--resume", *flags.split(), devices=8)
+        assert end([alone])[0][0] == 0
+    assert [code for code, _ in end(start_both("--out", str(folder), "--resume"))] == [0, 0]
+    for name in ("mixed", "one"):
+        assert_close(folder, tmp_path / name, 3)
+        assert read_metrics(tmp_path / name, "generation")[-1]["generation"] == 3
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("victim", "how"), [(1, signal.SIGSTOP), (1, signal.SIGTERM), (0, signal.SIGKILL)])
+def test_nobody_waits_for_the_dead(victim: int, how: int, tmp_path: Path) -> None:
+    processes = start_both(*QUICKSTART.split(), "--out", str(tmp_path / "run"), "--cluster.actors", "0")
+    wait_for(tmp_path / "run" / "generations" / "0000" / "manifest.json", processes)
+    processes[victim].send_signal(how)
+    began = time.monotonic()
+    [(code, errors)] = end([processes[1 - victim]])
+    processes[victim].kill()
+    processes[victim].communicate()
+    assert code != 0 and time.monotonic() - began < 60
+    if victim == 1:
+        assert "process 1" in error_of(errors) or "did another process die?" in error_of(errors)
+    else:  # the coordination service died with it: jax ends us, unless we are faster
+        assert "fatal errors" in errors or "process 0" in errors
+
+
+@pytest.mark.proof
+def test_a_mesh_too_large_is_refused_by_all(tmp_path: Path) -> None:
+    for code, errors in end(start_both("quickstart", "--out", str(tmp_path / "run"), "--mesh.fsdp", "16")):
+        assert code == 2 and "needs 16 devices, got 8 in 2 processes" in error_of(errors)
+    assert not (tmp_path / "run").exists()

@@ -22,6 +22,7 @@ LEVELS = (
     {
         "sampler",
         "checkpoint",
+        "manifest",
         "metrics",
         "archive",
         "cluster",
