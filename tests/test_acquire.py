@@ -14,9 +14,10 @@ import pytest
 import envs
 from envs.base import Env, EnvError, Task, Verdict, split_of
 from envs.chain import Chain
-from selfplay.acquire import Speaker, acquire, first_messages, judge
+from selfplay.acquire import Speaker, acquire, judge
 from selfplay.actor import make_worker
 from selfplay.models import load, printable_ascii
+from selfplay.prompts import first_messages
 from selfplay.records import Group, PolicyRef, SamplingSpec, Unit, encode
 from selfplay.sampler import Completion
 

@@ -23,6 +23,8 @@ from selfplay.config.experience import (
     RoleConfig,
     Scale,
     Source,
+    Template,
+    TemplateKind,
     Truncated,
 )
 from selfplay.config.learning import (
@@ -82,6 +84,8 @@ __all__ = [
     "Scale",
     "Schedule",
     "Source",
+    "Template",
+    "TemplateKind",
     "Truncated",
     "Update",
 ]
