@@ -111,10 +111,8 @@ def encode(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> np.ndarray:
 
 def _cut(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Iterator[tuple[str, bool]]:
     """The texts of some pieces, ours cut at special tokens; True = the name of such a token."""
-    longest_first = sorted(tokenizer.special, key=len, reverse=True)
-    names = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
     for piece in pieces:
-        parts = names.split(piece.text) if piece.ours and names else [piece.text]
+        parts = tokenizer.special_pattern.split(piece.text) if piece.ours else [piece.text]
         yield from ((part, bool(i % 2)) for i, part in enumerate(parts))
 
 

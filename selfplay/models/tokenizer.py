@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,6 +43,12 @@ class Tokenizer:
     def special(self) -> dict[str, int]:
         """Name -> id of every special token: those that `decode` leaves out."""
         return {str(t): i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Finds the name of a special token, the longest one there is, as its only group."""
+        longest_first = sorted(self.special, key=len, reverse=True)
+        return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
 
     @cached_property
     def names(self) -> dict[str, str]:
