@@ -15,7 +15,7 @@ import numpy as np
 from envs.base import Env, EnvError, Proposable, Rejection, Task, Verdict
 from selfplay.config import Template
 from selfplay.models.tokenizer import Tokenizer
-from selfplay.prompts import posed, prompter
+from selfplay.prompts import pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.sampler import Completion, Sampler
 from selfplay.streams import Stream, python_seed, row_keys
@@ -139,8 +139,9 @@ def _fitting(outcome: Task | Rejection, unit: Unit, env: Env, speakers: Mapping[
 
 def _given(unit: Unit, env: Env) -> Proposals:
     """The tasks that the unit carries, or those that the environment poses at its indexes."""
+    place = posed if unit.kind == "evaluate" else pose  # training never asks for the same place again
     tasks = unit.tasks or tuple(
-        posed(env, unit.split, unit.first_index + row, unit.task_seed, unit.mode, difficulty)
+        place(env, unit.split, unit.first_index + row, unit.task_seed, unit.mode, difficulty)
         for row, difficulty in enumerate(unit.difficulties)
     )
     if len(tasks) != unit.rows:

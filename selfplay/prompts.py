@@ -165,9 +165,10 @@ def _example_seed(seed: int) -> int:
     return python_seed(seed, Stream.EXAMPLES)
 
 
-def _posed(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: int) -> Task:
+def pose(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: int) -> Task:
+    """`env.task`, every place of it named."""
     return env.task(split, index, seed, mode=mode, difficulty=difficulty)
 
 
-posed = cast("Callable[[Env, Split, int, int, str, int], Task]", lru_cache(maxsize=1 << 16)(_posed))
-"""`env.task`, kept: held-out tasks are asked every generation, and examples come from a small pool."""
+posed = cast("Callable[[Env, Split, int, int, str, int], Task]", lru_cache(maxsize=1 << 16)(pose))
+"""The same, kept: held-out tasks are asked every generation, and examples come from a small pool."""
