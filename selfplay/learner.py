@@ -142,7 +142,7 @@ class Learner:
         values |= weights | {"time/evaluate": watch["evaluate"], "progress/minutes": state.minutes}
         drawn = self.writer.generation(state.generation, state.step, state.tokens, values)
         if self._last is not None:
-            self.writer.transcripts(state.step, panels(self._last, state.archive, run))
+            self.writer.transcripts(state.step, panels(self._last, state.archive, self.models))
         self.writer.flush()
         self.display.generation(state.generation, state.step, state.tokens, drawn)
         self._save()
@@ -324,7 +324,7 @@ class Learner:
         }
         written = self.writer.step(state.step, state.tokens, values)
         self.writer.tasks(task_lines(refined.groups))
-        self.writer.samples(samples(refined, self.run, limit=self.run.output.samples_per_step))
+        self.writer.samples(samples(refined, self.models, limit=self.run.output.samples_per_step))
         self.display.step(state.step, state.tokens, written)
 
     def _minutes(self) -> float:

@@ -36,6 +36,9 @@ ROW_BUCKET = 8
 SEGMENT = 8
 """Tokens decoded between two looks at which rows are finished."""
 
+LEAD = 4
+"""Tokens kept before the longest stop text: a decoder may treat the first one otherwise (it drops a leading space)."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -265,6 +268,9 @@ class _Written:
         self.logprobs = np.zeros((rows, spec.max_new_tokens), np.float32)
         self.count = np.zeros(rows, np.int64)
         self.stopped = np.zeros(rows, bool)
+        self.reach = max((len(s.encode()) for s in spec.stop), default=0) + LEAD
+        self.tails: list[list[int]] = [[] for _ in range(rows)]
+        """The last tokens of each row that give text: as many as a stop text still to come can begin in."""
         self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
 
     def add(
@@ -300,16 +306,21 @@ class _Written:
         return done
 
     def _stop(self, row: int, at: int) -> None:
-        """Cut a row right after the first token with which its text holds a stop text."""
-        ids = self.tokens[row, : self.count[row]]
-        if not self._holds_stop(ids):
-            return
-        n = at + 1
-        while not self._holds_stop(ids[:n]):
-            n += 1
-        self.count[row], self.stopped[row] = n, True
+        """Cut a row right after the first token with which its text holds a stop text.
 
-    def _holds_stop(self, ids: np.ndarray) -> bool:
+        A token that gives text gives a byte or more, so the stop text lies in the last `reach` such tokens: what is
+        decoded for a token does not grow with the row.
+        """
+        new = self.tokens[row, at : self.count[row]].tolist()
+        tail = self.tails[row]
+        if self._holds_stop(tail + new):
+            for n in range(1, len(new) + 1):
+                if self._holds_stop(tail + new[:n]):
+                    self.count[row], self.stopped[row] = at + n, True
+                    return
+        self.tails[row] = [t for t in tail + new if not self.tokenizer.silent(t)][-self.reach :]
+
+    def _holds_stop(self, ids: list[int]) -> bool:
         text = self.tokenizer.decode(ids)
         return any(stop in text for stop in self.spec.stop)
 

@@ -11,14 +11,13 @@ from typing import get_args
 import pytest
 
 from selfplay import config, errors, records
-from selfplay.tree import field_types
 
 ROOT = Path(__file__).parent.parent
 
 LEVELS = (
     {"envs"},
-    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates", "watch"},
-    {"models", "credit", "losses"},
+    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "watch"},
+    {"models", "credit", "losses", "templates", "prompts"},
     {
         "sampler",
         "checkpoint",
@@ -121,7 +120,7 @@ def test_the_allowed_directions_are_allowed() -> None:
         ("selfplay.losses", "LOSSES", config.LossName),
         ("selfplay.losses", "KL", config.KlEstimator),
         ("selfplay.credit", "PAYS", config.Pay),
-        ("selfplay.templates", "TEMPLATES", field_types(config.Policy)["template"]),
+        ("selfplay.templates", "TEMPLATES", config.TemplateKind),
     ],
 )
 def test_the_names_in_config_are_the_keys(module: str, dictionary: str, literal: object) -> None:

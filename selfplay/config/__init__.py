@@ -24,6 +24,8 @@ from selfplay.config.experience import (
     RoleConfig,
     Scale,
     Source,
+    Template,
+    TemplateKind,
     Truncated,
 )
 from selfplay.config.learning import (
@@ -92,6 +94,8 @@ __all__ = [
     "Schedule",
     "Source",
     "Target",
+    "Template",
+    "TemplateKind",
     "Truncated",
     "Update",
 ]
