@@ -78,8 +78,8 @@ def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
 
 @pytest.fixture(scope="module")
 def run(random_model: Path) -> Run:
-    """Three generations of one step on eight devices, with an Adam that does not magnify rounding."""
-    small = small_run("quickstart", random_model, "--schedule.generations 3 --schedule.steps-per-generation 1")
+    """Two generations of one step on eight devices, with an Adam that does not magnify rounding."""
+    small = small_run("quickstart", random_model, "--schedule.generations 2 --schedule.steps-per-generation 1")
     update = replace(small.update, adam_eps=1e-2, interference_every=2)
     return replace(small, mesh=Mesh(fsdp=8), update=update)
 
@@ -163,7 +163,7 @@ def test_resume_on_any_mesh_goes_on(copied: Path, tmp_path: Path) -> None:
     assert [code for code, _ in end(start_both("--out", str(copied), "--resume"))] == [0, 0]
     for folder in folders.values():
         assert_close(copied, folder, 2)
-        assert read_metrics(folder, "generation")[-1]["generation"] == 3
+        assert read_metrics(folder, "generation")[-1]["generation"] == 2
 
 
 # ---------------------------------------------------------------- bad input
