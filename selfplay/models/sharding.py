@@ -23,6 +23,7 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "head": P("tensor", "fsdp"),
     "norm.weight": P(None),
     "attn_norm.weight": P(None),
+    "attn_post_norm.weight": P(None),
     "attn.q.kernel": P("fsdp", "tensor"),
     "attn.k.kernel": P("fsdp", "tensor"),
     "attn.v.kernel": P("fsdp", "tensor"),
@@ -34,9 +35,13 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "attn.q_norm.weight": P(None),
     "attn.k_norm.weight": P(None),
     "mlp_norm.weight": P(None),
+    "mlp_post_norm.weight": P(None),
     "mlp.gate.kernel": P("fsdp", "tensor"),
+    "mlp.gate.bias": P("tensor"),
     "mlp.up.kernel": P("fsdp", "tensor"),
+    "mlp.up.bias": P("tensor"),
     "mlp.down.kernel": P("tensor", "fsdp"),
+    "mlp.down.bias": P(None),
 }
 """Parameter name (within its layer) -> mesh axis of each of its axes."""
 

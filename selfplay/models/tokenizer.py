@@ -37,6 +37,24 @@ class Tokenizer:
         """Number of tokens, added ones included; a model's vocabulary may be padded beyond it."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    def check_fits(self, vocab_size: int, folder: Path) -> None:
+        """Refuse a tokenizer that text can lead beyond a model's vocabulary.
+
+        A special token may lie beyond it, as Gemma 3's for images does: `encode` gives it only when asked, and the
+        embedding has no row for it.
+
+        Raises:
+          UserError: names the first token too many.
+        """
+        special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        special -= {self.eos_id, self.pad_id, self.bos_id}
+        for token, i in sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]):
+            if i >= vocab_size and i not in special:
+                raise UserError(
+                    f"{folder / 'tokenizer.json'}: token {token!r} has id {i}, but vocab_size in config.json is"
+                    f" {vocab_size}: the tokenizer has {self.vocab_size} tokens"
+                )
+
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character.
 
@@ -89,7 +107,10 @@ def from_files(files: Mapping[str, bytes], *, source: Path | str = "tokenizer") 
         raise UserError(f"{Path(source) / 'tokenizer_config.json'}: not readable as JSON ({error})") from error
     eos = _special(backend, config, "eos_token")
     if eos is None:
-        raise UserError(f"{source}: the tokenizer names no eos_token that is in its vocabulary")
+        raise UserError(
+            f"{Path(source) / 'tokenizer_config.json'}: field eos_token: expected a token of tokenizer.json,"
+            f" found {config.get('eos_token')!r}"
+        )
     pad = _special(backend, config, "pad_token")
     template = config.get("chat_template")
     if "chat_template.jinja" in files:

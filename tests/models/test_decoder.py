@@ -52,8 +52,8 @@ def test_gqa_equals_attention_with_repeated_heads():
     q = jax.random.normal(keys[0], (2, 5, 4, 8))
     k, v = (jax.random.normal(key, (2, 2, 5, 8)) for key in keys[1:])
     mask = jnp.tril(jnp.ones((1, 5, 5), bool))
-    repeated = attend(q, k.repeat(2, axis=1), v.repeat(2, axis=1), mask)
-    np.testing.assert_allclose(attend(q, k, v, mask), repeated, atol=1e-6)
+    repeated = attend(q, k.repeat(2, axis=1), v.repeat(2, axis=1), mask, scale=8**-0.5)
+    np.testing.assert_allclose(attend(q, k, v, mask, scale=8**-0.5), repeated, atol=1e-6)
 
 
 def test_attention_by_hand():
@@ -61,7 +61,7 @@ def test_attention_by_hand():
     q = jnp.ones((1, 1, 1, 1))
     k = jnp.array([0.0, math.log(3.0), 50.0]).reshape(1, 1, 3, 1)
     v = jnp.array([4.0, 8.0, 1000.0]).reshape(1, 1, 3, 1)
-    out = attend(q, k, v, jnp.array([[[True, True, False]]]))
+    out = attend(q, k, v, jnp.array([[[True, True, False]]]), scale=1.0)
     np.testing.assert_allclose(out.ravel(), [7.0], rtol=1e-6)
 
 
