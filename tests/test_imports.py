@@ -20,7 +20,7 @@ LEVELS = (
     {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates"},
     {"models", "credit", "losses"},
     {"sampler", "checkpoint", "metrics", "archive", "cluster", "packing", "objective", "units", "provenance"},
-    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "state"},
+    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "score", "state"},
     {"actor", "learner", "examine", "pretrain"},
     {"cli"},
 )

@@ -176,9 +176,9 @@ class Decoder(nnx.Module):
         if c.scale_embeddings:
             x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
         written: Cache = []
-        for i, block in enumerate(self.layers.values()):
+        for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
             place = nearby if i in c.sliding_layers else everything
-            x, layer = block(x, place, None if cache is None else cache[i])
+            x, layer = self.layers[str(i)](x, place, None if cache is None else cache[i])
             written.append(layer)
         return self.norm(x), written
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
 from tests.models.golden.weights import tensor
 
@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_window": ("qwen3", {"tie_word_embeddings": True, "head_dim": 8, "attention_bias": True, "use_sliding_window": True, "sliding_window": 8, "layer_types": [SLIDING, FULL, SLIDING]}),  # noqa: E501
     "gemma2": ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}),  # noqa: E501
     "gemma3": ("gemma3_text", {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 8, "layer_types": [SLIDING, FULL, SLIDING], "rope_parameters": {FULL: LINEAR, SLIDING: LOCAL}, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 2.0}),  # noqa: E501
-    "gemma3_untied": ("gemma3_text", {"head_dim": 8, "num_key_value_heads": 1, "num_hidden_layers": 7, "query_pre_attn_scalar": 8, "sliding_window": 6, "attention_bias": True, "tie_word_embeddings": False}),  # noqa: E501
+    "gemma3_untied": ("gemma3_text", {"head_dim": 8, "num_key_value_heads": 1, "num_hidden_layers": 12, "query_pre_attn_scalar": 8, "sliding_window": 6, "attention_bias": True, "tie_word_embeddings": False}),  # noqa: E501
 }  # fmt: skip
 SENTENCES = [
     "",
@@ -70,7 +70,13 @@ def random_model(name: str, seed: int) -> dict[str, Any]:
     model.tie_weights()
     written = json.loads(config.to_json_string()) | {"architectures": [type(model).__name__]}
     ids = np.random.default_rng(seed).integers(3, 100, (2, LENGTH)).tolist()
-    return {"config": written, "shapes": shapes, "seed": seed, "ids": ids, "logprobs": [logprobs(model, i) for i in ids]}
+    return {
+        "config": written,
+        "shapes": shapes,
+        "seed": seed,
+        "ids": ids,
+        "logprobs": [logprobs(model, i) for i in ids],
+    }
 
 
 def main() -> None:
