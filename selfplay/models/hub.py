@@ -22,7 +22,8 @@ def fetch(model_id: str) -> Path:
     Raises:
       UserError: there is no such model, no right to read it, or no network.
     """
-    from huggingface_hub import errors, snapshot_download
+    import httpx
+    from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(model_id, allow_patterns=FILES, local_files_only=True))
@@ -32,7 +33,7 @@ def fetch(model_id: str) -> Path:
         pass
     try:
         return Path(snapshot_download(model_id, allow_patterns=FILES))
-    except (OSError, ValueError, errors.HTTPError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"model {model_id!r}: no such folder, and the hub gives none by that name"
