@@ -23,7 +23,7 @@ class Policy:
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` (the embedded model) or a Hugging Face folder."""
+    """`tiny` (the embedded model), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
     template: Literal["plain"] = "plain"
     """How messages become tokens; plain = the texts, one after the other."""
 

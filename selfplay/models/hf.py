@@ -233,7 +233,7 @@ def _read(
         stored = tensors[tensor_name(keys, config)]
         wanted = STORED[stored.get_dtype()] if dtype is None else dtype
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             if keys[-1] == "kernel":
                 return np.asarray(stored[index[::-1]].T, wanted)
             return np.asarray(stored[index], wanted)

@@ -22,7 +22,6 @@ def fetch(model_id: str) -> Path:
     Raises:
       UserError: there is no such model, no right to read it, or no network.
     """
-    import httpx
     from huggingface_hub import snapshot_download
 
     try:
@@ -33,7 +32,7 @@ def fetch(model_id: str) -> Path:
         pass
     try:
         return Path(snapshot_download(model_id, allow_patterns=FILES))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"model {model_id!r}: no such folder, and the hub gives none by that name"
