@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from selfplay.errors import UserError
 
@@ -22,7 +23,9 @@ def fetch(model_id: str) -> Path:
     Raises:
       UserError: there is no such model, no right to read it, or no network.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
+
+    broken: Any = getattr(errors, "HTTPError", OSError)  # of its HTTP library, when a download breaks off
 
     try:
         folder = Path(snapshot_download(model_id, allow_patterns=FILES, local_files_only=True))
@@ -32,7 +35,7 @@ def fetch(model_id: str) -> Path:
         pass
     try:
         return Path(snapshot_download(model_id, allow_patterns=FILES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, broken) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"model {model_id!r}: no such folder, and the hub gives none by that name"
