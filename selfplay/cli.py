@@ -251,10 +251,26 @@ def pretrain(args: list[str]) -> int:
     return 0
 
 
+def score(args: list[str]) -> int:
+    """`selfplay score MODEL FILE`."""
+    parser = _Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
+    parser.add_argument("model", metavar="MODEL", help="`tiny`, a Hugging Face folder, or a hub id")
+    parser.add_argument("file", type=Path, metavar="FILE", help="one JSON string a line")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters (default: float32)")
+    given = parser.read(args)
+    prepare_jax()
+    from selfplay.score import score_command
+
+    for line in score_command(given.pop("model"), given.pop("file"), **given):
+        print(line)
+    return 0
+
+
 VERBS = {
     "train": Verb(train, "train a recipe"),
     "evaluate": Verb(evaluate, "score a run's generation or a model"),
     "export": Verb(export, "write a generation as a Hugging Face folder"),
+    "score": Verb(score, "log-probabilities that a model gives to texts"),
     "compare": Verb(compare, "runs side by side at equal sampled tokens"),
     "recipes": Verb(recipes, "list the recipes"),
     "envs": Verb(environments, "list, check or start an environment"),

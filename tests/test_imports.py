@@ -33,7 +33,7 @@ LEVELS = (
         "units",
         "provenance",
     },
-    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "state"},
+    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "score", "state"},
     {"actor", "joint", "learner", "examine", "pretrain"},
     {"cli"},
 )

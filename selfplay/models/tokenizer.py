@@ -57,6 +57,24 @@ class Tokenizer:
         found = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         return {name: text for name, text in found.items() if text is not None}
 
+    def check_fits(self, vocab_size: int, folder: Path) -> None:
+        """Refuse a tokenizer that text can lead beyond a model's vocabulary.
+
+        A special token may lie beyond it, as Gemma 3's for images does: `encode` gives it only when asked, and the
+        embedding has no row for it.
+
+        Raises:
+          UserError: names the first token too many.
+        """
+        special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        special -= {self.eos_id, self.pad_id, self.bos_id}
+        for token, i in sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]):
+            if i >= vocab_size and i not in special:
+                raise UserError(
+                    f"{folder / 'tokenizer.json'}: token {token!r} has id {i}, but vocab_size in config.json is"
+                    f" {vocab_size}: the tokenizer has {self.vocab_size} tokens"
+                )
+
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character.
 
@@ -120,7 +138,10 @@ def from_files(files: Mapping[str, bytes], *, source: Path | str = "tokenizer") 
         raise UserError(f"{Path(source) / 'tokenizer_config.json'}: not readable as JSON ({error})") from error
     eos = _special(backend, config, "eos_token")
     if eos is None:
-        raise UserError(f"{source}: the tokenizer names no eos_token that is in its vocabulary")
+        raise UserError(
+            f"{Path(source) / 'tokenizer_config.json'}: field eos_token: expected a token of tokenizer.json,"
+            f" found {config.get('eos_token')!r}"
+        )
     pad = _special(backend, config, "pad_token")
     template = config.get("chat_template")
     if "chat_template.jinja" in files:
