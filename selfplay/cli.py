@@ -146,6 +146,7 @@ def export(args: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the policy's)")
     given = parser.read(args)
     from selfplay.folders import find_run
 
@@ -153,7 +154,7 @@ def export(args: list[str]) -> int:
     prepare_jax()
     from selfplay.export import export as export_run
 
-    generation = export_run(run, given.get("generation"), given["out"])
+    generation = export_run(run, given.get("generation"), given["out"], given.get("dtype"))
     print(f"generation {generation} of {run} is now in {given['out']}")
     return 0
 

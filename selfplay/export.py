@@ -6,7 +6,7 @@ from pathlib import Path
 
 from selfplay import models, recipe
 from selfplay.checkpoint import Generations
-from selfplay.config import Policy
+from selfplay.config import Dtype, Policy
 from selfplay.errors import UserError
 from selfplay.folders import CONFIG, is_free
 from selfplay.models import Model, Params
@@ -21,7 +21,7 @@ trained on {envs}.
 """
 
 
-def export(run: Path, generation: int | None, out: Path) -> int:
+def export(run: Path, generation: int | None, out: Path, dtype: Dtype | None = None) -> int:
     """Write the weights of the policy that solves, with config and tokenizer of the model it started from.
 
     The same generation gives the same bytes.
@@ -30,6 +30,7 @@ def export(run: Path, generation: int | None, out: Path) -> int:
       run: a run folder.
       generation: which one; None = the newest complete one.
       out: a folder that does not exist yet, or is empty.
+      dtype: of the written weights; None = that of the policy, so that the folder says what the run's policy says.
 
     Returns:
       The generation that was written.
@@ -52,7 +53,14 @@ def export(run: Path, generation: int | None, out: Path) -> int:
         model=base.path.name,
         envs=", ".join(sorted(config.envs)),
     )
-    models.save(out, base.config, params, base.tokenizer, extra={"README.md": card})
+    models.save(
+        out,
+        base.config,
+        params,
+        base.tokenizer,
+        dtype=dtype or config.policies[policy].dtype,
+        extra={"README.md": card},
+    )
     return generation
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from jax.sharding import Mesh
 
 from selfplay import recipe
 from selfplay.checkpoint import Generations
@@ -89,16 +90,18 @@ class Joint:
     def __init__(
         self, run: Run, folder: Path, models: Mapping[str, Model], generations: Generations, hosts: Hosts
     ) -> None:
-        self.run, self.models, self.generations, self.hosts = run, models, generations, hosts
+        self.run, self.generations, self.hosts = run, generations, hosts
         start = Start(recipe.to_toml(run), str(folder.absolute()), {n: m.digest for n, m in models.items()})
         with hosts.together(start):
-            self.mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+            self.mesh = mesh_of(run)
             self.updaters = {name: self._updater(name, model) for name, model in models.items()}
-            self._bases = {name: self.updaters[name].base(model.params) for name, model in models.items()}
+            self._bases = {name: model.params for name, model in models.items()}
             keys = {name: stream_key(run.seed, Stream.INIT, i) for i, name in enumerate(sorted(models))}
             self.policies: dict[str, PolicyState] = {
                 name: updater.init(self._bases[name], keys[name]) for name, updater in self.updaters.items()
             }
+        kl = run.update.kl
+        self._refers_to_base = kl.place != "none" and kl.reference == "base"
         self.previous: dict[str, Params] = {}
         """Weights at the start of the generation, for kl.reference = previous_generation."""
 
@@ -142,7 +145,12 @@ class Joint:
         """What is trained, as it is now, or all of the base: to be leased as a version. From several processes whole
         NumPy arrays (at process 0; nothing elsewhere)."""
         with self.hosts.together(Publish(policy, base)):
-            params = self._bases[policy] if base else self.updaters[policy].publish(self.policies[policy])
+            if not base:
+                params = self.updaters[policy].publish(self.policies[policy])
+            elif self._refers_to_base or self.run.policies[policy].lora.rank:
+                params = self._bases[policy]
+            else:  # from now on nobody here reads it
+                params = self._bases.pop(policy)
             return (self.hosts.fetch(params) or {}) if self.mesh.is_multi_process else params
 
     def save(self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
@@ -178,6 +186,17 @@ class Joint:
         return Updater(config, self.run.update, self.run.roles, self.mesh, dtype=chosen.dtype)
 
 
+def mesh_of(run: Run) -> Mesh:
+    """The mesh that a run asks for."""
+    return make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+
+
+def open_models(run: Run) -> dict[str, Model]:
+    """Every policy's model, its weights laid out on the mesh in the policy's dtype; no other copy of them is made."""
+    mesh = mesh_of(run)
+    return {name: load(p.model, dtype=p.dtype, mesh=mesh) for name, p in run.policies.items()}
+
+
 def follow(hosts: Hosts) -> None:
     """The life of every process but process 0: do what it says until it says stop.
 
@@ -186,7 +205,7 @@ def follow(hosts: Hosts) -> None:
     """
     start = decode(hosts.receive(), Start)
     run, folder = recipe.from_text(start.config), Path(start.folder)
-    models = {name: load(policy.model) for name, policy in run.policies.items()}
+    models = open_models(run)
     for name, model in models.items():
         if model.digest != start.digests[name]:
             here = f"model {model.path} has digest {model.digest[:12]} at process {hosts.process}"

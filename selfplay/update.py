@@ -112,17 +112,16 @@ class Updater:
         return batch_parts(self.mesh) * max(self.update.micro_rows, 1)
 
     def init(self, params: Params, key: jax.Array | None = None) -> PolicyState:
-        """The state that starts from the weights of a base model; they are copied, so the caller's stay readable.
+        """The state that starts from the weights of a base model, in the policy's dtype and on the mesh.
 
-        With LoRA they are not copied but kept as what the adapter, drawn from `key`, stands beside.
+        They are copied, so the caller's stay readable. With LoRA they are not copied but kept as what the adapter,
+        drawn from `key`, stands beside.
         """
         if self.config.lora is not None:
             if key is None:
                 raise ValueError("an adapter starts at random: init needs a key")
-            self._frozen = self.base(params)
-            params = init_adapter(self.config, key)
-        if self.mesh.is_multi_process:
-            params = place(params, self._shardings.params)
+            self._frozen = params
+            params = place(init_adapter(self.config, key), self._shardings.params)
         state: PolicyState = self._jit_init(params)
         return state
 
@@ -130,12 +129,6 @@ class Updater:
         """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
         copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)
         return copy
-
-    def base(self, params: Params) -> Params:
-        """A model's own weights as a forward pass takes them: on the mesh, in the policy's dtype, not copied where they
-        are that already."""
-        placed: Params = place(self._cast(params), parameter_shardings(params, self.mesh))
-        return placed
 
     def weights(self, published: Params) -> Params:
         """What a forward pass takes: something published, or a state's `params`, with all that is not trained."""

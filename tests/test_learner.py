@@ -21,7 +21,7 @@ import toy_env
 from msgspec.structs import replace as replaced
 from small_runs import save_random, small_run
 
-from selfplay import learner, recipe
+from selfplay import learner, models, recipe
 from selfplay.cli import main
 from selfplay.config import Run
 from selfplay.errors import ActorError, CheckpointError, UserError
@@ -96,7 +96,7 @@ def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight
     arrays, _, counters = state_of(small, straight)
     assert (counters["generation"], counters["step"], counters["tokens"]) == (2, 4, steps[-1]["tokens"])
     assert counters["tokens"] == steps[-1]["progress/tokens"] > 0
-    base = jax.tree.leaves(Learner(small, straight).models["main"].params)
+    base = jax.tree.leaves(models.load(small.policies["main"].model).params)
     assert any(not np.array_equal(a, b) for a, b in zip(base, arrays, strict=False))
 
 
@@ -126,7 +126,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool], *, timeout_s: float = 240.0) -> None:
     """kill -9 as soon as the moment has come."""
     deadline = time.monotonic() + timeout_s
     while not moment():
