@@ -14,6 +14,7 @@ from envs import options
 from envs.base import (
     EnvError,
     EnvSpec,
+    EnvUserError,
     Message,
     Origin,
     Rejection,
@@ -24,7 +25,7 @@ from envs.base import (
     split_of,
     stable_seed,
 )
-from envs.chain_forms import FORMS
+from envs.chain_forms import FORMS, LETTERS, WORDS, Form
 from envs.chain_rules import OPERATORS, NormalForm, State, content_text, family_text, guess_share, idle, normal_form
 
 DIFFICULTIES = tuple(range(1, 11))
@@ -40,9 +41,12 @@ class Chain(SingleTurn):
     """Difficulty is the number of operators. Content and family do not depend on the surface form.
 
     Args:
-      form: "compact" (characters, digits modulo 10) or "words" (lists and English, for pretrained models).
+      form: "compact" (characters, digits modulo 10), "words" (lists and English, for chat models), or "brief" (the same
+        in few tokens and without explanations, for base models that are shown examples).
+      operators: words of the operators in use, such as ["sort", "largest"]; None = all that the form can say.
+      values: smallest and largest number in a list; None = 0 to modulus - 1.
       digits: smallest and largest count of numbers in the tasks that `task` poses.
-      modulus: numbers are 0 .. modulus - 1; 10 in compact, 100 (default) or 10 in words.
+      modulus: numbers are 0 .. modulus - 1; 10 in compact, 100 (default) or 10 in words and brief.
       propose_digits: smallest and largest count of numbers in a proposal; None = 3 to 6, and all that `digits` allows.
       propose_operators: smallest and largest count of operators in a proposal.
       guess_limit: a program on which a constant answer is right more often than this is refused as guessable.
@@ -52,6 +56,8 @@ class Chain(SingleTurn):
         self,
         *,
         form: str = "compact",
+        operators: Sequence[str] | None = None,
+        values: Sequence[int] | None = None,
         digits: Sequence[int] = (4, 4),
         modulus: int | None = None,
         propose_digits: Sequence[int] | None = None,
@@ -59,12 +65,17 @@ class Chain(SingleTurn):
         guess_limit: float = 0.2,
     ) -> None:
         self.form = FORMS[options.one_of("chain", "form", form, FORMS)]
-        self.digits = options.bounds("chain", "digits", digits, least=2, most=MAX_NUMBERS)
+        least = self.form.least_numbers
+        self.digits = options.bounds("chain", "digits", digits, least=least, most=MAX_NUMBERS)
         moduli = self.form.moduli
         self.modulus = options.one_of("chain", "modulus", moduli[0] if modulus is None else modulus, moduli)
+        top = self.modulus - 1
+        self.values = options.bounds("chain", "values", (0, top) if values is None else values, least=0, most=top)
+        self.operators = _letters(self.form, operators)
+        self._inner = "".join(o for o in self.operators if o in OPERATORS)
         if propose_digits is None:
             propose_digits = (min(3, self.digits[0]), max(6, self.digits[1]))
-        self.propose_digits = options.bounds("chain", "propose_digits", propose_digits, least=2, most=MAX_NUMBERS)
+        self.propose_digits = options.bounds("chain", "propose_digits", propose_digits, least=least, most=MAX_NUMBERS)
         self.propose_operators = options.bounds(
             "chain", "propose_operators", propose_operators, least=1, most=MAX_OPERATORS
         )
@@ -72,7 +83,7 @@ class Chain(SingleTurn):
         self.spec = EnvSpec(
             name="chain",
             version="1",
-            difficulties=DIFFICULTIES,
+            difficulties=DIFFICULTIES if self._inner else DIFFICULTIES[:1],
             max_new_tokens=self.form.solve_tokens(self.digits[1], DIFFICULTIES[-1]),
             propose_tokens=self.form.propose_tokens(self.propose_digits[1], self.propose_operators[1]),
             summary="a list of numbers and a chain of operators; the answer is the final list",
@@ -85,7 +96,7 @@ class Chain(SingleTurn):
         mode, difficulty = options.place(self.spec, split, index, mode, difficulty)
         source = stable_seed("chain", split, index, seed, mode, -1 if difficulty is None else difficulty)
         rng = random.Random(source)
-        count = rng.choice(DIFFICULTIES) if difficulty is None else difficulty
+        count = rng.choice(self.spec.difficulties) if difficulty is None else difficulty
         for _ in range(TRIES):
             state, program = self._draw(rng, count)
             if idle(state, program, self.modulus) is not None:
@@ -140,8 +151,10 @@ class Chain(SingleTurn):
         return self._task(mode, "train", seed, -1, state, program, normal, family, "proposed", parents)
 
     def _draw(self, rng: random.Random, count: int) -> tuple[State, str]:
-        state = tuple(rng.choices(range(self.modulus), k=rng.randint(*self.digits)))
-        return state, "".join(rng.choices(OPERATORS, k=count - 1)) + rng.choice(self.form.operators)
+        low, high = self.values
+        state = tuple(rng.choices(range(low, high + 1), k=rng.randint(*self.digits)))
+        inner = rng.choices(self._inner, k=count - 1) if count > 1 else []
+        return state, "".join(inner) + rng.choice(self.operators)
 
     def _outside(self, state: State, program: str) -> str:
         """Which bound a proposal breaks; empty if none."""
@@ -151,14 +164,19 @@ class Chain(SingleTurn):
             return f"{len(state)} numbers, allowed {few} to {many}"
         if not short <= len(program) <= long:
             return f"{len(program)} operators, allowed {short} to {long}"
-        if max(state) >= self.modulus:
-            return f"number {max(state)}, allowed 0 to {self.modulus - 1}"
+        low, high = self.values
+        for number in state:
+            if not low <= number <= high:
+                return f"number {number}, allowed {low} to {high}"
+        for operator in program:
+            if operator not in self.operators:
+                return f"operator {WORDS[operator]} is not in use"
         place = idle(state, program, self.modulus)
         return "" if place is None else f"operator {place + 1}, {program[place]}, changes nothing"
 
     def _unfair(self, state: State, normal: NormalForm) -> Rejection | None:
         """A constant would do, or the answer can be copied: the list itself, or a number that all its places hold."""
-        share = guess_share(normal, self.modulus)
+        share = guess_share(normal, self.modulus, self.values)
         if share > self.guess_limit:
             return Rejection("guessable", f"one answer fits {share:.0%} of lists")
         final = normal.apply(state, self.modulus)
@@ -205,3 +223,13 @@ class Chain(SingleTurn):
 def _problem_of(task: Task) -> tuple[State, str, int]:
     payload = task.payload
     return tuple(payload["state"]), payload["program"], payload["modulus"]
+
+
+def _letters(form: Form, words: Sequence[str] | None) -> str:
+    """The operators of a form that are in use, in the form's order."""
+    said = [WORDS[o] for o in form.operators]
+    words = [words] if isinstance(words, str) else words
+    chosen = said if words is None else [options.one_of("chain", "operators", word, said) for word in words]
+    if not chosen:
+        raise EnvUserError(f"chain: option operators must name at least one of {', '.join(said)}")
+    return "".join(LETTERS[word] for word in said if word in chosen)

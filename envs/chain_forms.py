@@ -1,4 +1,4 @@
-"""The two surface forms of `chain`: compact characters for tiny models, words over number lists for pretrained ones."""
+"""The surface forms of `chain`: compact characters for tiny models, words over number lists for pretrained ones."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Form(Protocol):
     """Letters of all operators that this form can say."""
     moduli: tuple[int, ...]
     """What numbers may wrap around at; the default first."""
+    least_numbers: int
+    """Fewest numbers in a list."""
 
     def problem(self, state: State, program: str) -> str:
         """The task itself, which is also how a proposer writes it."""
@@ -50,9 +52,11 @@ class Form(Protocol):
 
 
 class Limits(Protocol):
-    """What a proposal may hold (smallest and largest count)."""
+    """What a proposal may hold: operators, smallest and largest number, smallest and largest counts."""
 
     modulus: int
+    operators: str
+    values: tuple[int, int]
     propose_digits: tuple[int, int]
     propose_operators: tuple[int, int]
 
@@ -62,6 +66,7 @@ class Compact:
 
     operators = OPERATORS
     moduli: tuple[int, ...] = (10,)
+    least_numbers = 2
     _problem = re.compile(rf"([0-9]+)([{OPERATORS}]+)")
 
     def problem(self, state: State, program: str) -> str:
@@ -106,6 +111,8 @@ WORDS = {
     "g": "largest",
     "m": "smallest",
     "t": "sum",
+    "f": "first",
+    "e": "last",
 }
 LETTERS = {word: letter for letter, word in WORDS.items()}
 
@@ -123,6 +130,8 @@ def meanings(modulus: int) -> dict[str, str]:
         "g": "the largest number of the list",
         "m": "the smallest number of the list",
         "t": "the sum of the list",
+        "f": "the first number of the list",
+        "e": "the last number of the list",
     }
 
 
@@ -133,8 +142,9 @@ class Words:
     without that, in the whole text.
     """
 
-    operators = OPERATORS + "".join(LAST)
+    operators = OPERATORS + "gmt"
     moduli: tuple[int, ...] = (100, 10)
+    least_numbers = 2
     _problem = re.compile(r"([a-z]+) \[([0-9, ]+)\]((?:, then [a-z]+)*)\.?")
     _answer = re.compile(r"\[[0-9,\s]*\]|-?[0-9]+")
 
@@ -180,20 +190,23 @@ class Words:
             return None
         numbers = _whole_numbers(found[2])
         words = [found[1], *found[3].split(", then ")[1:]]
-        if numbers is None or any(word not in LETTERS for word in words):
+        if numbers is None or any(LETTERS.get(word, "?") not in self.operators for word in words):
             return None
         program = "".join(LETTERS[word] for word in words)
         return None if any(operator in LAST for operator in program[:-1]) else (tuple(numbers), program)
 
     def propose_prompt(self, problems: Sequence[str], limits: Limits) -> str:
         (few, many), (short, long) = limits.propose_digits, limits.propose_operators
-        meaning = meanings(limits.modulus)
-        known = "".join(f"\n- {WORDS[operator]}: {meaning[operator]}" for operator in self.operators)
+        (low, high), meaning = limits.values, meanings(limits.modulus)
+        known = "".join(f"\n- {WORDS[operator]}: {meaning[operator]}" for operator in limits.operators)
+        last = [WORDS[operator] for operator in limits.operators if operator in LAST]
+        only = f" ({', '.join(last[:-1])} and {last[-1]} only as the last one)" if len(last) > 1 else ""
+        example = "rt" if {"r", "t"} <= set(limits.operators) else limits.operators[0]
         shown = "Tasks so far:\n" + "\n".join(problems) + "\n" if problems else ""
         return (
-            f"Invent one new task of this kind: reverse [3, 8, 5], then sum\n"
-            f"Give {few} to {many} whole numbers from 0 to {limits.modulus - 1}, and {short} to {long} of these steps "
-            f"(largest, smallest and sum only as the last one):{known}\n"
+            f"Invent one new task of this kind: {self.problem((3, 8, 5), example)}\n"
+            f"Give {few} to {many} whole numbers from {low} to {high}, and {short} to {long} of these steps"
+            f"{only}:{known}\n"
             f"{shown}Write only the new task, on one line."
         )
 
@@ -206,6 +219,29 @@ class Words:
         return word + 1 + 4 * numbers + (operators - 1) * (len(", then ") + word) + 1
 
 
+class Brief(Words):
+    """`reverse [3, 8, 5], then sum`, answered `[5, 8, 3] -> 16`: the same in few tokens, for base models with examples.
+
+    What the operators mean is for the examples to show. The answer is read as that of `Words`.
+    """
+
+    operators = Words.operators + "fe"
+    least_numbers = 1
+
+    def solve_prompt(self, state: State, program: str, modulus: int) -> str:
+        return self.problem(state, program)
+
+    def worked(self, state: State, program: str, modulus: int) -> str:
+        states = run(state, program, modulus)
+        return " -> ".join(str(self.answer(after, program[: k + 1])) for k, after in enumerate(states))
+
+    def propose_prompt(self, problems: Sequence[str], limits: Limits) -> str:
+        return "new task" + (f", other than: {'; '.join(problems)}" if problems else "")
+
+    def solve_tokens(self, numbers: int, operators: int) -> int:
+        return (4 * numbers + len(" -> ")) * operators + 1
+
+
 def _whole_numbers(text: str) -> list[int] | None:
     """The whole numbers between commas; None unless every one has 1 to 9 digits."""
     parts = [part.strip() for part in text.split(",")]
@@ -214,4 +250,4 @@ def _whole_numbers(text: str) -> list[int] | None:
     return None
 
 
-FORMS: dict[str, Form] = {"compact": Compact(), "words": Words()}
+FORMS: dict[str, Form] = {"compact": Compact(), "words": Words(), "brief": Brief()}

@@ -30,7 +30,10 @@ VALUE: dict[str, Callable[[int, int], int]] = {
 }
 """Operators on every number v by itself, modulo m: increment, double, complement."""
 
-LAST: dict[str, Callable[[State], int]] = {"g": max, "m": min, "t": sum}
+PICK: dict[str, Callable[[State], int]] = {"f": lambda s: s[0], "e": lambda s: s[-1]}
+"""Operators that take the number at a place, first or end; they too can only come last."""
+
+LAST: dict[str, Callable[[State], int]] = {"g": max, "m": min, "t": sum, **PICK}
 """Operators that turn the list into one number and can only come last: greatest, minimum, total (without modulus)."""
 
 OPERATORS = "rslxidc"
@@ -78,7 +81,8 @@ class NormalForm(NamedTuple):
     - the value operators are affine maps modulo m, so they compose to one, and commute with moving numbers about;
     - whatever order the numbers have before a sort makes no difference, so only the last sort counts;
     - reverse, rotate and swap compose to one permutation: out[k] = in[order[k]];
-    - an operator of `LAST` does not see the order.
+    - of `LAST`, first and end see one place: they are `first` after the permutation that brings it to the front; the
+      others do not see the order.
     So identities cancel (rr, cc, xx, m times i) and commuting operators have one form.
     """
 
@@ -119,6 +123,9 @@ def normal_form(program: str, length: int, modulus: int) -> NormalForm:
             order = order if length < 2 else order[-1:] + order[1:-1] + order[:1]
         elif operator == "s":
             a1, b1, sorts, a, b, order = a * a1, a * b1 + b, True, 1, 0, same
+        elif operator in PICK:
+            place = order[0] if operator == "f" else order[-1]
+            order, last = [place, *(k for k in same if k != place)], "f"
         else:
             a1, b1, sorts, a, b, order, last = a * a1, a * b1 + b, False, 1, 0, same, operator
     if not sorts:
@@ -148,23 +155,28 @@ def family_text(state: Sequence[int], form: NormalForm, modulus: int) -> str:
     return "|".join(parts)
 
 
-def guess_share(form: NormalForm, modulus: int) -> float:
+def guess_share(form: NormalForm, modulus: int, values: tuple[int, int] | None = None) -> float:
     """Share of random initial states on which the most common answer is right: what the best constant guess scores.
 
     Adding a constant at the end and moving numbers about rename the answers without merging any,
     so they are left out: the share is the same, and is found in the cache more often.
+
+    Args:
+      values: smallest and largest number of the states; None = all below the modulus.
     """
     b1 = form.b1 if form.sorts or form.last else 0
-    return _guess_share(form._replace(b1=b1, b2=0, order=tuple(range(len(form.order)))), modulus)
+    order = form.order if form.last in PICK else tuple(range(len(form.order)))
+    return _guess_share(form._replace(b1=b1, b2=0, order=order), modulus, values or (0, modulus - 1))
 
 
 @lru_cache(maxsize=1 << 16)
-def _guess_share(form: NormalForm, modulus: int) -> float:
-    answers = Counter(form.apply(state, modulus) for state in _guess_states(len(form.order), modulus))
+def _guess_share(form: NormalForm, modulus: int, values: tuple[int, int]) -> float:
+    answers = Counter(form.apply(state, modulus) for state in _guess_states(len(form.order), modulus, values))
     return max(answers.values()) / GUESS_STATES
 
 
 @lru_cache(maxsize=64)
-def _guess_states(length: int, modulus: int) -> tuple[State, ...]:
+def _guess_states(length: int, modulus: int, values: tuple[int, int]) -> tuple[State, ...]:
     rng = random.Random(stable_seed("chain guess", length, modulus))
-    return tuple(tuple(rng.randrange(modulus) for _ in range(length)) for _ in range(GUESS_STATES))
+    low, high = values
+    return tuple(tuple(rng.randrange(low, high + 1) for _ in range(length)) for _ in range(GUESS_STATES))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The chips of ONE TPU host, as the `fsdp` axis of the learner's mesh; the sampler runs in the same process.
-# Slices of several hosts are not supported yet: there is no multi-host learner, so run this on a single-host slice.
+# For a slice of several hosts: launch/tpu_pod.sh.
 # Set up once with: pip install -c constraints.txt '.[tpu]'. Usage: CHIPS=4 launch/tpu_slice.sh [RECIPE] [--any.field VALUE ...]
 set -euo pipefail
 PATH="$(dirname "$0")/../.venv/bin:$PATH"

@@ -6,20 +6,20 @@ Letters: N tasks (rows of the unit), G attempts, n tokens of one trajectory.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import cast
 
 import numpy as np
 
-from envs.base import Env, EnvError, Message, Proposable, Rejection, Split, Task, Verdict
+from envs.base import Env, EnvError, Proposable, Rejection, Task, Verdict
+from selfplay.config import Template
 from selfplay.models.tokenizer import Tokenizer
+from selfplay.prompts import pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.sampler import Completion, Sampler
 from selfplay.streams import Stream, python_seed, row_keys
-from selfplay.templates import TEMPLATES
+from selfplay.templates import answer_text
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
         python_seed(unit.seed, Stream.REFERENCES, unit.generation, unit.step, unit.index, ask) for ask in range(asks)
     ]
     shown = unit.shown or ((),) * asks
-    messages = [env.ask(unit.mode, shown[ask], seeds[ask]) for ask in range(asks)]
     ref, spec = unit.seats["propose"], unit.sampling["propose"]
     speaker = speakers[ref.policy]
-    prompts = [speaker.tokenizer.prompt(TEMPLATES[unit.template](m)) for m in messages]
+    writer = prompter(unit, "propose", env, speaker.tokenizer)
+    prompts = [writer.propose(unit.mode, shown[ask], seeds[ask]) for ask in range(asks)]
     keys = row_keys(unit.seed, Stream.PROPOSE, unit.generation, unit.step, unit.index, unit.rows)
     with clock.sampling():
         completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.per_ask)
@@ -102,11 +102,11 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
     with clock.verifying():
         for row, completion in enumerate(completions):
             ask = row // unit.per_ask
-            text = speaker.tokenizer.decode(completion.ids)
+            text, said = _read(completion, speaker, unit, "propose")
             if completion.finish == "length":
                 outcome: Task | Rejection = Rejection("format", "the proposal did not end")
             else:
-                outcome = _fitting(env.admit(unit.mode, text, shown[ask], seeds[ask]), unit, env, speakers)
+                outcome = _fitting(env.admit(unit.mode, said, shown[ask], seeds[ask]), unit, env, speakers)
             admitted = isinstance(outcome, Task)
             verdict = Verdict(float(admitted), "ok" if admitted else "unparsed")
             parent = f"{unit.step}:{unit.index}:{ask}"
@@ -132,29 +132,21 @@ def _fitting(outcome: Task | Rejection, unit: Unit, env: Env, speakers: Mapping[
     if isinstance(outcome, Rejection):
         return outcome
     speaker = speakers[unit.seats["solve"].policy]
-    prompt = speaker.tokenizer.prompt(TEMPLATES[unit.template](first_messages(env, outcome)))
+    prompt = prompter(unit, "solve", env, speaker.tokenizer).solve(outcome)
     room = speaker.max_positions - unit.sampling["solve"].max_new_tokens
     return outcome if len(prompt) <= room else Rejection("bounds", f"the prompt has {len(prompt)} tokens, over {room}")
 
 
 def _given(unit: Unit, env: Env) -> Proposals:
     """The tasks that the unit carries, or those that the environment poses at its indexes."""
-    pose = _held_out_task if unit.kind == "evaluate" else _task
+    place = posed if unit.kind == "evaluate" else pose  # training never asks for the same place again
     tasks = unit.tasks or tuple(
-        pose(env, unit.split, unit.first_index + row, unit.task_seed, unit.mode, difficulty)
+        place(env, unit.split, unit.first_index + row, unit.task_seed, unit.mode, difficulty)
         for row, difficulty in enumerate(unit.difficulties)
     )
     if len(tasks) != unit.rows:
         raise ValueError(f"unit {unit.step}:{unit.index} says {unit.rows} rows and carries {len(tasks)} tasks")
     return Proposals(tasks, (None,) * len(tasks))
-
-
-def _task(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: int) -> Task:
-    return env.task(split, index, seed, mode=mode, difficulty=difficulty)
-
-
-_held_out_task = cast("Callable[[Env, Split, int, int, str, int], Task]", lru_cache(maxsize=1 << 16)(_task))
-"""Evaluation asks for the same tasks every generation."""
 
 
 def _solve(
@@ -163,10 +155,8 @@ def _solve(
     """G attempts at every task; a rejection is a hole in the same batch."""
     ref, spec = unit.seats["solve"], unit.sampling["solve"]
     speaker = speakers[ref.policy]
-    render = TEMPLATES[unit.template]
-    prompts = [
-        None if isinstance(o, Rejection) else speaker.tokenizer.prompt(render(first_messages(env, o))) for o in outcomes
-    ]
+    writer = prompter(unit, "solve", env, speaker.tokenizer)
+    prompts = [None if isinstance(o, Rejection) else writer.solve(o) for o in outcomes]
     if all(p is None for p in prompts):
         return [()] * len(prompts)
     stream = Stream.EVALUATE if unit.kind == "evaluate" else Stream.SOLVE
@@ -180,7 +170,7 @@ def _solve(
                 attempts.append(())
                 continue
             own = completions[row * unit.attempts : (row + 1) * unit.attempts]
-            texts = [speaker.tokenizer.decode(c.ids) for c in own]
+            texts = [_read(c, speaker, unit, "solve") for c in own]
             attempts.append(
                 tuple(
                     _trajectory(
@@ -189,30 +179,25 @@ def _solve(
                         ref,
                         prompt,
                         c,
-                        judge(env, outcome, text, truncated=c.finish == "length"),
+                        judge(env, outcome, said, truncated=c.finish == "length"),
                         text,
                         task_key=outcome.key,
                     )
-                    for c, text in zip(own, texts, strict=True)
+                    for c, (text, said) in zip(own, texts, strict=True)
                 )
             )
     return attempts
 
 
-def first_messages(env: Env, task: Task) -> tuple[Message, ...]:
-    """What the first turn of a task's episode shows."""
-    episode = env.open(task)
-    try:
-        turn = episode.turn()
-    finally:
-        episode.close()
-    if turn is None:
-        raise EnvError(f"environment {task.env}: the episode of task {task.key} is over before its first turn")
-    return turn.new_messages
+def _read(completion: Completion, speaker: Speaker, unit: Unit, role: Role) -> tuple[str, str]:
+    """The text of a completion, whole and as an environment reads it; neither holds special or end tokens."""
+    ids = completion.ids[:-1] if completion.finish == "eos" else completion.ids
+    text = speaker.tokenizer.decode(ids)
+    return text, answer_text(unit.templates.get(role, Template()), text, unit.sampling[role].stop)
 
 
 def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
-    """The verdict on one answer. One that was cut off is never right; a failing environment is `env_error`."""
+    """The verdict on one answer. One that was cut off earns nothing; a failing environment is `env_error`."""
     try:
         episode = env.open(task)
         try:
@@ -225,8 +210,8 @@ def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
             episode.close()
     except EnvError as error:
         return Verdict(0.0, "env_error", {"error": 1.0} if str(error) else {})
-    if truncated and verdict.status == "ok":
-        return Verdict(0.0, "wrong", {"truncated": 1.0})
+    if truncated and (verdict.status == "ok" or verdict.reward > 0):
+        return Verdict(0.0, "wrong" if verdict.status == "ok" else verdict.status, {"truncated": 1.0})
     return verdict
 
 

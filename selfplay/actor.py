@@ -10,11 +10,14 @@ import envs
 from envs.base import Env
 from selfplay.acquire import Speaker, acquire
 from selfplay.cluster.base import Params, Timings
+from selfplay.config import Policy
 from selfplay.models.config import read_config
 from selfplay.models.hf import locate
+from selfplay.models.lora import with_adapter
 from selfplay.models.tokenizer import load_tokenizer
 from selfplay.records import Group, PolicyRef, Unit
 from selfplay.sampler import LocalSampler
+from selfplay.tree import build
 
 ENTRY = "selfplay.actor:make_worker"
 """How a cluster is told to build actors."""
@@ -45,10 +48,11 @@ class Actor:
 
 
 def make_worker(spec: Mapping[str, Any]) -> Actor:
-    """An actor from {"models": {policy: model folder or name}}; the weights come later, by version."""
+    """An actor from {"policies": {name: a config.Policy as a table}}; the weights come later, by version."""
     speakers = {}
-    for policy, model in spec["models"].items():
-        folder = locate(model)
-        tokenizer, config = load_tokenizer(folder), read_config(folder)
-        speakers[policy] = Speaker(LocalSampler(config, tokenizer), tokenizer, config.max_positions)
+    for name, table in spec["policies"].items():
+        policy = build(Policy, table)
+        folder = locate(policy.model)
+        tokenizer, config = load_tokenizer(folder), with_adapter(read_config(folder), policy.lora)
+        speakers[name] = Speaker(LocalSampler(config, tokenizer), tokenizer, config.max_positions)
     return Actor(speakers)

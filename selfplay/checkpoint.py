@@ -12,10 +12,8 @@ Orbax (0.3 s to import) is imported by the methods that need it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,21 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.errors import CheckpointError
-from selfplay.records import FORMAT
+from selfplay.hosts import Hosts
+from selfplay.manifest import MANIFEST, Damaged, File, Layout, hashes, read_manifest, verify_file, write_manifest
+from selfplay.records import FORMAT, decode, encode
 
 PyTree = Any
-Layout = dict[str, tuple[str, tuple[int, ...]]]
-"""Leaf name -> (dtype, shape)."""
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"\d{4,}")
 _LEFTOVER = re.compile(r"\d{4,}\.orbax-checkpoint-tmp.*")
-
-
-class Damaged(Exception):
-    """What a generation's files are is not what its manifest says."""
 
 
 class Generations:
@@ -52,12 +45,17 @@ class Generations:
       folder: `runs/NAME/generations`; made by the first save.
       keep: how many of the newest generations stay, besides generation 0 and the exempt ones.
       report: is told in one line of every damaged generation that is passed over.
+      hosts: the processes that save and load together, all seeing the same folder; every other method is for process
+        0, which alone has checked what it then asks all to load.
     """
 
-    def __init__(self, folder: Path, keep: int, *, report: Callable[[str], None] = _log.warning) -> None:
+    def __init__(
+        self, folder: Path, keep: int, *, report: Callable[[str], None] = _log.warning, hosts: Hosts | None = None
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be >= 1, got {keep}")
         self.folder, self.keep, self._report = Path(folder), keep, report
+        self._hosts = hosts or Hosts()
         self._verified: set[int] = set()
 
     def path(self, generation: int) -> Path:
@@ -105,21 +103,23 @@ class Generations:
           arrays: pytree of arrays, `{"policies": {name: {"params": ..., "opt_state": ...}}}`; typed PRNG keys
             are not taken, and keys of dicts hold no `/`.
           state: what JSON can hold; keys of dicts are strings.
-          blobs: named bytes.
+          blobs: named bytes; of these and of `state`, what process 0 gives is written.
           exempt: generations that retention leaves alone (opponents and references in use).
         """
         leaves, state = _named_leaves(arrays), json.loads(json.dumps(state))  # refused before anything is touched
         folder = self.path(generation)
-        first = jax.process_index() == 0
-        if first:
+        if self._hosts.leads:
             self.remove(generation)
             self.folder.mkdir(parents=True, exist_ok=True)
         self._orbax.save(folder, leaves, state)
-        if first:
+        if self._hosts.leads:
             (folder / "blobs").mkdir()
             for name, data in blobs.items():
                 (folder / "blobs" / name).write_bytes(data)
-            _write_manifest(folder, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
+        hashed = self._hosts.gather(encode(hashes(folder, writer=self._hosts.process)))
+        if self._hosts.leads:
+            files = sorted(f for part in hashed for f in decode(part, list[File]))
+            write_manifest(folder, files, {n: (str(a.dtype), tuple(a.shape)) for n, a in leaves.items()})
             self._prune(exempt)
         self._verified.discard(generation)
 
@@ -201,15 +201,15 @@ class Generations:
     def _verify(self, generation: int) -> Layout:
         """The layout of the arrays of a generation, once every file has been hashed (once a process)."""
         folder = self.path(generation)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest["format"] != FORMAT:
             raise CheckpointError(
                 f"{folder} is of format {manifest['format']}, this code reads format {FORMAT}: "
                 "use the version of selfplay that wrote it"
             )
-        if generation not in self._verified:
+        if generation not in self._verified and self._hosts.leads:
             for name, size, digest in manifest["files"]:
-                _verify_file(folder, name, size, digest)
+                verify_file(folder, name, size, digest)
             self._verified.add(generation)
         return {name: (dtype, tuple(shape)) for name, (dtype, shape) in manifest["arrays"].items()}
 
@@ -255,8 +255,11 @@ class _Orbax:
         return found
 
     def load_state(self, folder: Path) -> dict[str, Any]:
-        ocp = self._ocp
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        ocp, me = self._ocp, jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix="state"
+        )
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
             found = checkpointer.restore(folder.absolute(), ocp.args.Composite(state=ocp.args.JsonRestore()))
         state: dict[str, Any] = found["state"]
         return state
@@ -265,61 +268,6 @@ class _Orbax:
         if isinstance(leaf, np.ndarray):
             return self._ocp.RestoreArgs(restore_type=np.ndarray)
         return self._ocp.ArrayRestoreArgs(sharding=_sharding(leaf), global_shape=leaf.shape, dtype=leaf.dtype)
-
-
-def folder_digest(path: Path) -> str:
-    """sha256 over the names and contents of all files below a folder, in the order of their names."""
-    h = hashlib.sha256()
-    for file in _files(path):
-        name = file.relative_to(path).as_posix().encode()
-        h.update(len(name).to_bytes(8, "big") + name + bytes.fromhex(file_digest(file)))
-    return h.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
-
-
-def _write_manifest(folder: Path, layout: Layout) -> None:
-    """Hash every file below the folder, then put the manifest there by one rename."""
-    files = [(p.relative_to(folder).as_posix(), p.stat().st_size, file_digest(p)) for p in _files(folder)]
-    body = {"format": FORMAT, "files": files, "arrays": layout}
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w") as f:
-        json.dump({**body, "digest": _body_digest(body)}, f, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, folder / MANIFEST)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except ValueError as e:
-        raise Damaged(f"{MANIFEST} is not JSON ({e})") from None
-    if not isinstance(manifest, dict) or manifest.pop("digest", None) != _body_digest(manifest):
-        raise Damaged(f"{MANIFEST} does not match its own digest")
-    return manifest
-
-
-def _body_digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _verify_file(folder: Path, name: str, size: int, digest: str) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise Damaged(f"{name} is missing")
-    if path.stat().st_size != size:
-        raise Damaged(f"{name} has {path.stat().st_size} bytes, expected {size}")
-    if file_digest(path) != digest:
-        raise Damaged(f"{name} has other bytes than were written")
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -381,7 +329,7 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
     sharding = getattr(leaf, "sharding", None)
-    return sharding if sharding is not None else jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return sharding if sharding is not None else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _place(array: np.ndarray, like: Any) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from selfplay.errors import SelfplayError, UserError, nearest
+from selfplay.errors import SelfplayError, UserError, nearest, report
 
 if TYPE_CHECKING:
     from selfplay.config import Run
@@ -49,15 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args[0] not in VERBS:
             raise UserError(f"unknown command {args[0]!r}; {nearest(args[0], VERBS)}")
         return VERBS[args[0]].run(args[1:])
-    except (SelfplayError, EnvUserError) as error:
-        print(f"selfplay: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code if isinstance(error, SelfplayError) else UserError.exit_code
+    except (SelfplayError, EnvUserError, KeyboardInterrupt) as error:
+        return report(error) or 0
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("selfplay: stopped", file=sys.stderr)
-        return 130
 
 
 def train(args: list[str]) -> int:
@@ -76,7 +72,9 @@ def train(args: list[str]) -> int:
     run, folder, resume = _plan(name, args, env, Path(out) if out else None, resume=resume)
     run = recipe.fix_threads(run)
     recipe.check_envs(run)
-    prepare_jax(threads=run.cluster.threads)
+    processes = run.hosts.processes if isinstance(run.hosts.processes, int) else run.mesh.devices
+    prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices // processes)
+    from selfplay.hosts import join
     from selfplay.models.config import read_config
     from selfplay.models.hf import locate
 
@@ -84,7 +82,8 @@ def train(args: list[str]) -> int:
         read_config(locate(policy.model))
     from selfplay import learner
 
-    learner.train(run, folder, resume=resume)
+    with join(run.hosts) as hosts:
+        learner.train(run, folder, resume=resume, hosts=hosts)
     return 0
 
 
@@ -109,10 +108,15 @@ def _plan(
     return run, folders.new_run(run.recipe, out), False
 
 
-def prepare_jax(*, threads: int | str = "auto") -> None:
-    """Set what jax reads when it is first imported: CPU threads (they fix a run's bits) and the compilation cache."""
+def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
+    """Set what jax reads when it is first imported: CPU threads (they fix a run's bits), and the compilation cache.
+
+    Where the CPU is all there is, it stands in for as many `devices` as the mesh asks for, unless told otherwise.
+    """
     if threads != "auto":
         os.environ["NPROC"] = str(threads)
+    if devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
     cache = os.environ.get("SELFPLAY_CACHE") or str(Path.home() / ".cache" / "selfplay" / "jax")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -142,6 +146,7 @@ def export(args: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the policy's)")
     given = parser.read(args)
     from selfplay.folders import find_run
 
@@ -149,7 +154,7 @@ def export(args: list[str]) -> int:
     prepare_jax()
     from selfplay.export import export as export_run
 
-    generation = export_run(run, given.get("generation"), given["out"])
+    generation = export_run(run, given.get("generation"), given["out"], given.get("dtype"))
     print(f"generation {generation} of {run} is now in {given['out']}")
     return 0
 
@@ -247,10 +252,26 @@ def pretrain(args: list[str]) -> int:
     return 0
 
 
+def score(args: list[str]) -> int:
+    """`selfplay score MODEL FILE`."""
+    parser = _Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
+    parser.add_argument("model", metavar="MODEL", help="`tiny`, a Hugging Face folder, or a hub id")
+    parser.add_argument("file", type=Path, metavar="FILE", help="one JSON string a line")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters (default: float32)")
+    given = parser.read(args)
+    prepare_jax()
+    from selfplay.score import score_command
+
+    for line in score_command(given.pop("model"), given.pop("file"), **given):
+        print(line)
+    return 0
+
+
 VERBS = {
     "train": Verb(train, "train a recipe"),
     "evaluate": Verb(evaluate, "score a run's generation or a model"),
     "export": Verb(export, "write a generation as a Hugging Face folder"),
+    "score": Verb(score, "log-probabilities that a model gives to texts"),
     "compare": Verb(compare, "runs side by side at equal sampled tokens"),
     "recipes": Verb(recipes, "list the recipes"),
     "envs": Verb(environments, "list, check or start an environment"),

@@ -19,11 +19,12 @@ from selfplay.cluster.inprocess import InProcess
 from selfplay.config import EnvChoice, Policy, Run
 from selfplay.errors import UserError
 from selfplay.evaluate import scores
-from selfplay.export import which_generation
+from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG, find_run
 from selfplay.models import load
 from selfplay.models.hf import EMBEDDED
 from selfplay.records import PolicyRef
+from selfplay.tree import plain
 from selfplay.units import evaluation_units
 
 KS = (1, 4, 16, 64)
@@ -52,7 +53,7 @@ def examine(
       samples: attempts a task, n of the unbiased pass@k.
     """
     policy = run.roles["solve"].policy
-    cluster = InProcess(make_worker({"models": {policy: subject.model}}))
+    cluster = InProcess(make_worker({"policies": {policy: plain(Policy(model=subject.model))}}))
     made = {name: envs.make(name, **choice.options) for name, choice in run.envs.items()}
     run = replace(run, evaluate=replace(run.evaluate, tasks_per_unit=max(1, ROWS // samples)))
     ref = PolicyRef(policy, 0)
@@ -119,7 +120,8 @@ def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run
     wanted = which_generation(generations, generation, folder)
     policy = run.roles["solve"].policy
     model = load(run.policies[policy].model)
-    subjects = [Subject(f"generation {wanted}", str(model.path), generations.load_params(wanted, policy))]
+    found = weights_of(generations, wanted, policy, run.policies[policy], model)
+    subjects = [Subject(f"generation {wanted}", str(model.path), found)]
     return run, subjects + [Subject("base", str(model.path), model.params)] * (wanted != 0)
 
 

@@ -11,9 +11,9 @@ from envs.base import REASONS, STATUSES
 from selfplay.archive import TaskArchive
 from selfplay.config import Run
 from selfplay.metrics.files import Sample, TaskLine
+from selfplay.models import Model
 from selfplay.records import ROLES, Group, Trajectory
 from selfplay.refine import Refined
-from selfplay.templates import TEMPLATES
 
 NAN = float("nan")
 
@@ -92,8 +92,11 @@ def task_lines(groups: Sequence[Group]) -> list[TaskLine]:
     ]
 
 
-def samples(refined: Refined, run: Run, *, limit: int) -> list[Sample]:
-    """Transcripts of the first groups of a step: the proposal and its first two attempts."""
+def samples(refined: Refined, models: Mapping[str, Model], *, limit: int) -> list[Sample]:
+    """Transcripts of the first groups of a step: the proposal and its first two attempts.
+
+    A prompt is written as the policy read it, special tokens and examples included.
+    """
     out: list[Sample] = []
     taken: Counter[tuple[int, str]] = Counter()
     for i, p in enumerate(refined.paid):
@@ -112,7 +115,7 @@ def samples(refined: Refined, run: Run, *, limit: int) -> list[Sample]:
                     env=group.env,
                     task_key=t.task_key,
                     difficulty=group.task.difficulty if group.task else None,
-                    prompt=_prompt_text(t, group, run),
+                    prompt=_prompt_text(t, models),
                     text=t.text,
                     finish=t.finish,
                     status=t.verdict.status,
@@ -124,35 +127,36 @@ def samples(refined: Refined, run: Run, *, limit: int) -> list[Sample]:
     return out
 
 
-def _prompt_text(t: Trajectory, group: Group, run: Run) -> str:
-    if t.role == "solve" and group.task is not None:
-        return TEMPLATES[run.policies[t.policy.policy].template](group.task.prompt)
-    return "(ask for a new task)"
+def _prompt_text(t: Trajectory, models: Mapping[str, Model]) -> str:
+    """What a policy read before it wrote its (first) turn."""
+    return models[t.policy.policy].tokenizer.decode(t.ids[: t.turn_starts[0]], special=True)
 
 
-def panels(refined: Refined, archive: TaskArchive, run: Run) -> Mapping[str, str]:
+def panels(refined: Refined, archive: TaskArchive, models: Mapping[str, Model]) -> Mapping[str, str]:
     """Text panels of a generation: its best-paid task, the oldest task nobody solved, one failure."""
     out: dict[str, str] = {}
     proposals = [p for p in refined.paid if p.trajectory.role == "propose" and refined.groups[p.group].task]
     if proposals:
         best = max(proposals, key=lambda p: p.reward)
-        out["best_paid_task"] = f"paid {best.reward:.2f}\n\n" + _transcript(refined.groups[best.group], run)
+        out["best_paid_task"] = f"paid {best.reward:.2f}\n\n" + _transcript(refined.groups[best.group], models)
     oldest = next((e for e in archive if e.attempts and not e.solves), None)
     if oldest is not None:
         shown = "\n".join(m.text for m in oldest.task.prompt)
         out["oldest_unsolved"] = f"step {oldest.first_step}, {oldest.attempts} attempts\n\n" + _quoted(shown)
     failed = next((g for g in refined.groups if any(a.verdict.status != "ok" for a in g.attempts)), None)
     if failed is not None:
-        out["failure"] = _transcript(failed, run)
+        out["failure"] = _transcript(failed, models)
     return out
 
 
-def _transcript(group: Group, run: Run) -> str:
+def _transcript(group: Group, models: Mapping[str, Model]) -> str:
     task = group.task
     if task is None:
         return "rejected"
-    lines = [_quoted(TEMPLATES[run.policies[group.seats["solve"].policy].template](task.prompt))]
-    lines += [f"{a.verdict.status} ({a.verdict.reward:g})\n\n" + _quoted(a.text) for a in group.attempts]
+    lines = [_quoted(_prompt_text(a, models)) for a in group.attempts[:1]]
+    for a in group.attempts:
+        cut = ", cut off" if a.truncated else ""
+        lines.append(f"{a.verdict.status}{cut} ({a.verdict.reward:g})\n\n" + _quoted(a.text))
     return f"{task.env} difficulty {task.difficulty}\n\n" + "\n\n".join(lines)
 
 

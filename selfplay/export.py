@@ -6,12 +6,12 @@ from pathlib import Path
 
 from selfplay import models, recipe
 from selfplay.checkpoint import Generations
+from selfplay.config import Dtype, Policy
 from selfplay.errors import UserError
 from selfplay.folders import CONFIG, is_free
-from selfplay.models.config import read_config
+from selfplay.models import Model, Params
 from selfplay.models.decoder import abstract_params
-from selfplay.models.hf import locate
-from selfplay.models.tokenizer import load_tokenizer
+from selfplay.models.lora import join, merged, trained_part, with_adapter
 
 CARD = """---
 library_name: transformers
@@ -21,7 +21,7 @@ trained on {envs}.
 """
 
 
-def export(run: Path, generation: int | None, out: Path) -> int:
+def export(run: Path, generation: int | None, out: Path, dtype: Dtype | None = None) -> int:
     """Write the weights of the policy that solves, with config and tokenizer of the model it started from.
 
     The same generation gives the same bytes.
@@ -30,6 +30,7 @@ def export(run: Path, generation: int | None, out: Path) -> int:
       run: a run folder.
       generation: which one; None = the newest complete one.
       out: a folder that does not exist yet, or is empty.
+      dtype: of the written weights; None = that of the policy, so that the folder says what the run's policy says.
 
     Returns:
       The generation that was written.
@@ -43,18 +44,32 @@ def export(run: Path, generation: int | None, out: Path) -> int:
     generations = Generations(run / "generations", config.output.keep)
     generation = which_generation(generations, generation, run)
     policy = config.roles["solve"].policy
-    base = locate(config.policies[policy].model)
-    model = read_config(base)
-    params = generations.load_params(generation, policy, abstract_params(model))
+    base = models.load(config.policies[policy].model)
+    params = weights_of(generations, generation, policy, config.policies[policy], base)
     card = CARD.format(
         generation=generation,
         recipe=config.recipe,
         seed=config.seed,
-        model=base.name,
+        model=base.path.name,
         envs=", ".join(sorted(config.envs)),
     )
-    models.save(out, model, params, load_tokenizer(base), extra={"README.md": card})
+    models.save(
+        out,
+        base.config,
+        params,
+        base.tokenizer,
+        dtype=dtype or config.policies[policy].dtype,
+        extra={"README.md": card},
+    )
     return generation
+
+
+def weights_of(generations: Generations, generation: int, policy: str, settings: Policy, base: Model) -> Params:
+    """All weights of a policy at a generation, float32; an adapter is added to the matrices of its base."""
+    config = with_adapter(base.config, settings.lora)
+    trained = trained_part(config, abstract_params(config))
+    saved = generations.load_params(generation, policy, trained)
+    return saved if config.lora is None else merged(config, join(base.params, saved))
 
 
 def which_generation(generations: Generations, wanted: int | None, run: Path) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,30 +28,37 @@ from selfplay.cluster.local import LocalCluster
 from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
+from selfplay.hosts import Hosts
+from selfplay.joint import Joint, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
-from selfplay.models import Model, Params, load
-from selfplay.models.sharding import make_mesh
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
 from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
 from selfplay.state import State
 from selfplay.streams import Stream, python_seed
+from selfplay.tree import plain
 from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
-from selfplay.update import Updater
+from selfplay.watch import Watch
 
 
-def train(run: Run, folder: Path, *, resume: bool = False) -> None:
+def train(run: Run, folder: Path, *, resume: bool = False, hosts: Hosts | None = None) -> None:
     """Train a run to its end, from its start or from the newest complete generation in `folder`.
+
+    Of several processes, process 0 does so and the others follow it.
 
     Raises:
       UserError: something given cannot be used; nothing was written then.
       ActorError: an actor died or gave no answer in time.
     """
-    learner = Learner(run, folder)
+    if hosts is not None and not hosts.leads:
+        follow(hosts)
+        return
+    learner = Learner(run, folder, hosts)
     restored = resume and learner.restore()
     if restored and learner.finished():
         print(f"{folder} is finished: generation {learner.state.generation}, step {learner.state.step}")
+        learner.joint.stop()
         return
     with learner.running(resumed=resume, restored=restored):
         if not restored:
@@ -61,29 +68,24 @@ def train(run: Run, folder: Path, *, resume: bool = False) -> None:
             for _ in range(run.schedule.steps_per_generation):
                 learner.step()
             learner.end_generation()
+    learner.joint.stop()
 
 
 class Learner:
     """One run's learner: its state, and the rooms that the loop calls."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
+    def __init__(self, run: Run, folder: Path, hosts: Hosts | None = None) -> None:
         self.run, self.folder = run, folder
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
-        self.models: dict[str, Model] = {name: load(p.model) for name, p in run.policies.items()}
-        check_room(run, self.world, self.models)
-        mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
-        self.updaters = {
-            name: Updater(model.config, run.update, run.roles, mesh) for name, model in self.models.items()
-        }
-        self.provenance = provenance(run, self.world.envs, self.models)
-        self.state = State(
-            policies={name: self.updaters[name].init(model.params) for name, model in self.models.items()},
-            archive=TaskArchive(run.archive.capacity),
-            objective=uniform_objective(run, self.world.envs),
-        )
-        self.generations = Generations(folder / "generations", run.output.keep, report=self._say)
-        self.previous: dict[str, Params] = {}
-        """Weights at the start of the generation, for kl.reference = previous_generation."""
+        models = open_models(run)
+        check_room(run, self.world, models)
+        hosts = hosts or Hosts()
+        self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
+        self.joint = Joint(run, folder, models, self.generations, hosts)
+        self.provenance = provenance(run, self.world.envs, models)
+        self.models = {name: replace(model, params={}) for name, model in models.items()}
+        """Without their weights: those are `joint`'s."""
+        self.state = State(archive=TaskArchive(run.archive.capacity), objective=uniform_objective(run, self.world.envs))
         self._began = time.monotonic()
         self._last: Refined | None = None
 
@@ -136,12 +138,12 @@ class Learner:
             state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
-        self.previous = {name: self.updaters[name].publish(s) for name, s in state.policies.items()}
+        self.joint.remember()
         weights = {f"objective/{_two_parts(name)}": w for name, w in state.objective.items()}
         values |= weights | {"time/evaluate": watch["evaluate"], "progress/minutes": state.minutes}
         drawn = self.writer.generation(state.generation, state.step, state.tokens, values)
         if self._last is not None:
-            self.writer.transcripts(state.step, panels(self._last, state.archive, run))
+            self.writer.transcripts(state.step, panels(self._last, state.archive, self.models))
         self.writer.flush()
         self.display.generation(state.generation, state.step, state.tokens, drawn)
         self._save()
@@ -190,26 +192,21 @@ class Learner:
 
     def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """The critic's values, each trajectory by its own policy."""
-        return self._by_policy(
-            trajectories, lambda name, own: self.updaters[name].values(self.state.policies[name], own)
-        )
+        return self._by_policy(trajectories, self.joint.values)
 
     def reference_logprobs(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Log-probabilities under the reference of update.kl, each trajectory by its own policy."""
-        return self._by_policy(trajectories, lambda name, own: self.updaters[name].logprobs(self._reference(name), own))
+        return self._by_policy(trajectories, self.joint.reference_logprobs)
 
-    def _by_policy(self, trajectories: Sequence[Trajectory], ask: Any) -> list[np.ndarray]:
+    def _by_policy(
+        self, trajectories: Sequence[Trajectory], ask: Callable[[str, Sequence[Trajectory]], list[np.ndarray]]
+    ) -> list[np.ndarray]:
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trajectories)
         for name in self.models:
             mine = [i for i, t in enumerate(trajectories) if t.policy.policy == name]
             for i, array in zip(mine, ask(name, [trajectories[i] for i in mine]) if mine else [], strict=True):
                 out[i] = array
         return out
-
-    def _reference(self, policy: str) -> Params:
-        if self.run.update.kl.reference == "base":
-            return self.models[policy].params
-        return self.previous[policy]
 
     # ------------------------------------------------------------ update and publish
 
@@ -219,7 +216,6 @@ class Learner:
         longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in run.roles}
         values: dict[str, float] = {}
         for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
-            updater = self.updaters[name]
             batches = minibatches(
                 refined.items,
                 policy=name,
@@ -227,22 +223,20 @@ class Learner:
                 roles=run.roles,
                 update=run.update,
                 seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
-                multiple=updater.row_multiple,
+                multiple=self.joint.updaters[name].row_multiple,
                 max_tokens=longest,  # type: ignore[arg-type]
             )
-            needs_reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
-            references = self._reference(name) if needs_reference else None
+            reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
             every = run.update.interference_every
             if every and state.step % every == 0:
-                values |= updater.interference(state.policies[name], batches, references)
-            state.policies[name], measured = updater.step(
-                state.policies[name],
+                values |= self.joint.interference(name, batches, reference=reference)
+            values |= self.joint.step(
+                name,
                 batches,
-                references=references,
+                reference=reference,
                 done=self._done(),
                 critic_only=state.step <= run.update.critic.warmup_steps and run.update.critic.kind != "none",
             )
-            values |= measured
         return values
 
     def _done(self) -> float:
@@ -254,11 +248,10 @@ class Learner:
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
         frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        for name, state in self.state.policies.items():
-            if self.state.step == 0 or name not in {r.policy for r in self.run.roles.values() if r.trainable}:
-                continue
-            self.cluster.publish(name, self.state.step, self.updaters[name].publish(state))
-            self.cluster.retire(name, {self.state.step, *((0,) if name in frozen else ())})
+        step = self.state.step
+        for name in sorted({r.policy for r in self.run.roles.values() if r.trainable}) if step else ():
+            self.cluster.publish(name, step, self.joint.publish(name))
+            self.cluster.retire(name, {step, *((0,) if name in frozen else ())})
 
     # ------------------------------------------------------------ a run's life
 
@@ -290,8 +283,8 @@ class Learner:
 
     def _introduce(self) -> None:
         """Give the actors their first weights: the base, and the restored version if there is one."""
-        for name, model in self.models.items():
-            self.cluster.publish(name, 0, model.params)
+        for name in self.models:
+            self.cluster.publish(name, 0, self.joint.publish(name, base=True))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
@@ -299,7 +292,8 @@ class Learner:
         self.display.note(line)
 
     def _open_cluster(self) -> Cluster:
-        spec = {"models": {name: str(model.path) for name, model in self.models.items()}}
+        policies = self.run.policies.items()
+        spec = {"policies": {n: plain(replace(p, model=str(self.models[n].path))) for n, p in policies}}
         actors = self.run.cluster.actors
         if actors == "auto":
             actors = 1 if jax.default_backend() == "cpu" else 0
@@ -331,7 +325,7 @@ class Learner:
         }
         written = self.writer.step(state.step, state.tokens, values)
         self.writer.tasks(task_lines(refined.groups))
-        self.writer.samples(samples(refined, self.run, limit=self.run.output.samples_per_step))
+        self.writer.samples(samples(refined, self.models, limit=self.run.output.samples_per_step))
         self.display.step(state.step, state.tokens, written)
 
     def _minutes(self) -> float:
@@ -345,8 +339,7 @@ class Learner:
 
     def _save(self) -> None:
         record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
-        state = self.state
-        self.generations.save(state.generation, state.arrays(), state.record() | record, blobs=state.blobs())
+        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs())
 
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
@@ -355,31 +348,8 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        saved = self.generations.load(newest, self.state.arrays())
-        self.state = State.restored(*saved, capacity=self.run.archive.capacity)
-        self.previous = {name: self.updaters[name].publish(s) for name, s in self.state.policies.items()}
+        self.state = State.restored(*self.joint.restore(newest), capacity=self.run.archive.capacity)
         return True
-
-
-class Watch:
-    """Seconds by what they were spent on."""
-
-    def __init__(self) -> None:
-        self._spent: dict[str, float] = {}
-        self._began = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._spent[name] = time.perf_counter() - began
-
-    def __getitem__(self, name: str) -> float:
-        return self._spent.get(name, 0.0)
-
-    def total(self) -> float:
-        """Seconds since the watch was made."""
-        return time.perf_counter() - self._began
 
 
 def _planned(units: Sequence[Unit]) -> dict[Role, int]:

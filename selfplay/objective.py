@@ -6,16 +6,19 @@ Inside, places are shifted: column t of [R T-1] arrays speaks of token t + 1, pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from selfplay import losses
 from selfplay.config import RoleConfig, Update
-from selfplay.models import ModelConfig, Params, forward, logits
+from selfplay.models import ModelConfig, Params, forward
+from selfplay.models.sharding import batch_sharding
+from selfplay.readout import Positions, Terms, read_out
 from selfplay.records import ROLES
 
 Old: TypeAlias = Literal["behaviour", "self", "given"]
@@ -31,8 +34,8 @@ Stats: TypeAlias = dict[str, dict[str, jax.Array]]
 class Objective:
     """Loss, scores and values of one policy's weights on packed rows."""
 
-    def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig]) -> None:
-        self.config, self.update = config, update
+    def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh) -> None:
+        self.config, self.update, self.mesh = config, update, mesh
         self._temperatures = tuple(roles[role].temperature for role in ROLES)
         self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
         self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
@@ -48,10 +51,10 @@ class Objective:
         update = self.update
         at = {name: array[:, 1:] for name, array in rows.items()}
         hidden = self._hidden(params, rows)  # [R T-1 D]
-        z = self._tempered(logits(self.config, params, hidden), at["roles"])  # [R T-1 V]
         # Off the policy's tokens every log-probability is 0: ratios there are 1 and nothing overflows.
         chosen = at["reg_mask"]
-        logprobs = jnp.where(chosen, losses.token_logprobs(z, at["ids"]), 0.0)
+        terms = self._read_out(params, hidden, at, rows, references)
+        logprobs, entropy = terms.logprobs, terms.entropy
         theta = jax.lax.stop_gradient(logprobs)
         mu = jnp.where(chosen, at["behaviour_logprobs"], 0.0)
         before = {"behaviour": mu, "self": theta, "given": at.get("old_logprobs", mu)}[old]
@@ -60,13 +63,12 @@ class Objective:
         if old != "behaviour":
             weights = weights * losses.importance(before, mu, cap=update.importance_cap)
         policy_loss = jnp.sum(weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **clip))
-        entropy = losses.entropy(z if update.entropy_coef else jax.lax.stop_gradient(z))
         loss = policy_loss - update.entropy_coef * jnp.sum(at["reg_weights"] * entropy)
         stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
         stats["sum"]["policy_loss"] = policy_loss
         if update.kl.place != "none":
             measured = chosen & (self._by_role(self._kl_measured, at["roles"]) > 0)
-            kl = jnp.where(measured, self._kl(logprobs, z, at, rows, references), 0.0)
+            kl = jnp.where(measured, self._kl(terms, at), 0.0)
             if update.kl.place == "loss":
                 loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
             stats["sum"] |= {"ref_kl": jnp.sum(kl), "ref_kl_tokens": jnp.sum(measured, dtype=jnp.float32)}
@@ -78,9 +80,10 @@ class Objective:
         return loss, stats
 
     def logprobs(self, params: Params, rows: Rows) -> Float[Array, "R T"]:
-        """log pi of every token at its role's temperature, nats; column 0 is 0."""
-        z = self._tempered(logits(self.config, params, self._hidden(params, rows)), rows["roles"][:, 1:])
-        return jnp.pad(losses.token_logprobs(z, rows["ids"][:, 1:]), ((0, 0), (1, 0)))
+        """log pi of every token that the policy chose, at its role's temperature, nats; 0 elsewhere."""
+        at = {name: array[:, 1:] for name, array in rows.items()}
+        terms = self._read_out(params, self._hidden(params, rows), at, rows, None)
+        return jnp.pad(terms.logprobs, ((0, 0), (1, 0)))
 
     def values(self, params: Params, critic: Params, rows: Rows) -> Float[Array, "R T"]:
         """The critic's value before every token; column 0 is 0."""
@@ -88,29 +91,58 @@ class Objective:
         return jnp.pad(self._head(critic, hidden, rows), ((0, 0), (1, 0)))
 
     def _hidden(self, params: Params, rows: Rows) -> Float[Array, "R T-1 D"]:
-        return forward(self.config, params, rows["ids"], rows["positions"], rows["segment_ids"])[:, :-1]
+        hidden = forward(self.config, params, rows["ids"], rows["positions"], rows["segment_ids"], self._wrap)
+        return hidden[:, :-1]
+
+    def _wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
+        """A decoder block whose activations are split by rows, and computed again in the backward pass if so wanted."""
+
+        def placed(x: jax.Array, *rest: Any) -> tuple[jax.Array, Any]:
+            out, cache = block(self._by_rows(x), *rest)
+            return self._by_rows(out), cache
+
+        return jax.checkpoint(placed) if self.update.remat == "block" else placed
+
+    def _by_rows(self, x: Float[Array, "R T D"]) -> Float[Array, "R T D"]:
+        """Rows over the devices, width whole: parameters travel to the activations, never the reverse."""
+        return x if self.mesh.size == 1 else jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+
+    def _read_out(self, params: Params, hidden: jax.Array, at: Rows, rows: Rows, references: Params | None) -> Terms:
+        """What the vocabulary says of the chosen tokens [R T-1]; with KL over all of it where the loss takes that."""
+        kl = self.update.kl
+        if kl.place != "loss" or kl.estimator != "full":
+            references = None
+        roles = at["roles"]
+        positions = Positions(
+            hidden=hidden,
+            ids=at["ids"],
+            chosen=at["reg_mask"],
+            temperature=None if set(self._temperatures) == {1.0} else self._by_role(self._temperatures, roles),
+            reference=None if references is None else self._hidden(references, rows),
+        )
+        return read_out(
+            self.config,
+            (params, references),
+            positions,
+            chunk=self.update.logit_chunk,
+            mesh=self.mesh,
+            entropy_learns=self.update.entropy_coef > 0,
+        )
 
     def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows) -> Float[Array, "R T-1"]:
         """The scalar head on the policy's hidden states, or on those of the critic's own trunk."""
         states = self._hidden(critic["trunk"], rows) if "trunk" in critic else hidden
         return jnp.asarray(states @ critic["head"]["kernel"] + critic["head"]["bias"])
 
-    def _kl(self, logprobs: jax.Array, z: jax.Array, at: Rows, rows: Rows, references: Params | None) -> jax.Array:
-        """KL to the reference a token [R T-1]; where it is in the reward it is only logged, as k3."""
+    def _kl(self, terms: Terms, at: Rows) -> Float[Array, "R T-1"]:
+        """KL to the reference a token; where it is in the reward it is only logged, as k3."""
         kl = self.update.kl
         if kl.place == "reward" or kl.estimator != "full":
             name = "k3" if kl.place == "reward" else kl.estimator
-            return losses.KL[name](logprobs, jnp.where(at["reg_mask"], at["reference_logprobs"], 0.0))
-        if references is None:
+            return losses.KL[name](terms.logprobs, jnp.where(at["reg_mask"], at["reference_logprobs"], 0.0))
+        if terms.kl is None:
             raise ValueError("kl.estimator = full needs the reference's weights")
-        reference = self._tempered(logits(self.config, references, self._hidden(references, rows)), at["roles"])
-        return losses.full(jax.nn.log_softmax(z), jax.lax.stop_gradient(jax.nn.log_softmax(reference)))
-
-    def _tempered(self, z: Float[Array, "R T-1 V"], roles: Int[Array, "R T-1"]) -> Float[Array, "R T-1 V"]:
-        """Logits over the sampling temperature of each token's role."""
-        if all(t == 1.0 for t in self._temperatures):
-            return z
-        return z / self._by_role(self._temperatures, roles)[..., None]
+        return terms.kl
 
     def _by_role(self, values: Sequence[float], roles: Int[Array, "R T-1"]) -> Float[Array, "R T-1"]:
         return jnp.asarray(values, jnp.float32)[jnp.maximum(roles, 0)]

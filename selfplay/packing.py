@@ -52,6 +52,8 @@ class Rows:
     """[B, T] int32: 0 = padding, 1.. = the trajectories of the row."""
     roles: np.ndarray
     """[B, T] int32: index into ROLES, -1 on padding."""
+    reg_mask: np.ndarray
+    """[B, T] bool: tokens that the policy chose."""
     places: tuple[tuple[int, slice], ...]
     """Row and columns of each trajectory, in the order given."""
 
@@ -130,6 +132,7 @@ def lay_out(trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]
     """The trajectories written into [rows, width] arrays at their places."""
     ids, positions, segment_ids = (np.zeros((rows, width), np.int32) for _ in range(3))
     role_ids = np.full((rows, width), -1, np.int32)
+    reg_mask = np.zeros((rows, width), bool)
     filled: Counter[int] = Counter()
     where: list[tuple[int, slice]] = []
     for trajectory, (row, start) in zip(trajectories, places, strict=True):
@@ -139,8 +142,9 @@ def lay_out(trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]
         positions[at] = np.arange(len(trajectory.ids))
         segment_ids[at] = filled[row]
         role_ids[at] = ROLES.index(trajectory.role)
+        reg_mask[at] = trajectory.mask
         where.append(at)
-    return Rows(ids, positions, segment_ids, role_ids, tuple(where))
+    return Rows(ids, positions, segment_ids, role_ids, reg_mask, tuple(where))
 
 
 def _check(items: Sequence[Item]) -> None:
@@ -169,7 +173,7 @@ def _split(items: Sequence[Item], parts: int, order: np.random.Generator) -> lis
 
 def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, shares: Mapping[Role, float]) -> Batch:
     shape = rows.ids.shape
-    mask, reg_mask, valued = (np.zeros(shape, bool) for _ in range(3))
+    mask, valued = (np.zeros(shape, bool) for _ in range(2))
     floats = {
         name: np.zeros(shape, np.float32)
         for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
@@ -177,7 +181,6 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
     pair_ids = np.zeros(shape, np.int32)
     for item, at in zip(items, rows.places, strict=True):
         chosen = np.asarray(item.trajectory.mask, bool)
-        reg_mask[at] = chosen
         mask[at] = chosen & item.in_loss
         pair_ids[at] = item.pair_id
         floats["behaviour_logprobs"][at] = item.trajectory.behaviour_logprobs
@@ -198,8 +201,8 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         segment_ids=rows.segment_ids,
         roles=rows.roles,
         mask=mask,
-        reg_mask=reg_mask,
-        reg_weights=_mean_weights(reg_mask),
+        reg_mask=rows.reg_mask,
+        reg_weights=_mean_weights(rows.reg_mask),
         value_weights=_mean_weights(valued),
         pair_ids=pair_ids,
         loss=update.loss,

@@ -33,7 +33,7 @@ from selfplay.folders import is_free
 from selfplay.models import ModelConfig, Tokenizer, forward, init_params, logits, printable_ascii, save
 from selfplay.models.decoder import Params
 from selfplay.streams import Stream, python_seed, stream_key
-from selfplay.templates import TEMPLATES
+from selfplay.templates import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,6 @@ def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarra
 
 def _example(env: Env, index: int, seed: int, difficulty: int, *, is_proposal: bool) -> tuple[str, str]:
     task = env.task("train", index, seed, mode=env.spec.modes[0], difficulty=difficulty)
-    plain = TEMPLATES["plain"]
     if is_proposal:
         if not isinstance(env, Proposable):
             raise UserError(f"pretrain: environment {env.spec.name} takes no proposals: set proposals = 0")

@@ -17,7 +17,7 @@ from typing import Any
 import envs
 from envs.base import EnvUserError, Proposable
 from selfplay import flags
-from selfplay.config import EnvChoice, Run
+from selfplay.config import EnvChoice, Hosts, Run
 from selfplay.errors import UserError, nearest
 from selfplay.folders import CONFIG, PART
 from selfplay.tree import Table, build, dump_toml, merge, plain
@@ -86,14 +86,14 @@ def resume(folder: Path, overrides: Sequence[str] = (), *, recipe: str | None = 
     """The config that a stopped run goes on with: its own, but for what may change between a stop and a resume.
 
     Raises:
-      UserError: a change of anything but `cluster.*` and a larger `schedule.generations`.
+      UserError: a change of anything but `cluster.*`, `hosts.*`, `mesh.*` and a larger `schedule.generations`.
     """
     old = from_toml(folder / CONFIG)
     if recipe is not None and load(recipe).name != old.recipe:
         raise UserError(f"{folder} was started from recipe {old.recipe}, not {recipe}: use another --out")
     if env is not None and set(old.envs) != {env}:
         raise UserError(f"{folder} trains on {', '.join(sorted(old.envs))}, not {env}: use another --out")
-    new = _with_flags(plain(old), overrides)
+    new = _with_flags(plain(replace(old, hosts=Hosts())), overrides)
     check_resume(old, new)
     return new
 
@@ -106,9 +106,11 @@ def check_resume(old: Run, new: Run) -> None:
             f"got {new.schedule.generations}"
         )
     allowed = replace(old.schedule, generations=new.schedule.generations)
-    changed = _first_change(plain(replace(old, schedule=allowed, cluster=new.cluster)), plain(new))
+    free = replace(old, schedule=allowed, cluster=new.cluster, hosts=new.hosts, mesh=new.mesh)
+    changed = _first_change(plain(free), plain(new))
     if changed is not None:
-        raise UserError(f"{changed} cannot change on --resume (only cluster.* and a larger schedule.generations can)")
+        may = "only cluster.*, hosts.*, mesh.* and a larger schedule.generations can"
+        raise UserError(f"{changed} cannot change on --resume ({may})")
 
 
 def fix_threads(run: Run) -> Run:
@@ -154,6 +156,11 @@ def write(run: Run, folder: Path) -> None:
 def from_toml(path: Path) -> Run:
     """The config of a run folder."""
     return build(Run, _read(path))
+
+
+def from_text(text: str) -> Run:
+    """The inverse of `to_toml`."""
+    return build(Run, tomllib.loads(text))
 
 
 def _with_flags(table: Table, overrides: Sequence[str]) -> Run:

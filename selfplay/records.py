@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from envs.base import Rejection, Split, Task, Verdict
+from selfplay.config import Template
 
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
 Role = Literal["propose", "solve"]
@@ -37,7 +38,7 @@ class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """0 = all tokens."""
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    """Texts that end a completion; the end-of-sequence token always does."""
+    """Texts that end a completion; the model's end tokens always do."""
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +81,13 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     sampling: dict[Role, SamplingSpec]
     frozen: tuple[Role, ...] = ()
     """Roles whose tokens never reach a loss."""
-    template: str = "plain"
+    templates: dict[Role, Template] = {}
+    """How each role is spoken to; a role that is missing reads plain texts."""
+
+    @property
+    def example_seed(self) -> int:
+        """Where examples come from: the run's seed, but for held-out tasks, which every run asks in the same words."""
+        return self.task_seed if self.kind == "evaluate" else self.seed
 
 
 class Trajectory(msgspec.Struct, frozen=True, kw_only=True):

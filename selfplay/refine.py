@@ -106,13 +106,17 @@ def _pay_attempts(index: int, group: Group, run: Run) -> list[Paid]:
     unjudged = group.task is not None and len(group.valid) < least_valid(run, len(group.attempts))
     out = []
     for attempt in group.attempts:
-        masked = unjudged or attempt.verdict.status == "env_error"
-        reward = attempt.verdict.reward
-        if attempt.truncated:
-            masked = masked or role.truncated == "mask"
-            reward = role.truncated_penalty if role.truncated == "penalty" else reward
-        out.append(Paid(trajectory=attempt, group=index, reward=reward, masked=masked))
+        reward = _truncated_pay(attempt, role, attempt.verdict.reward)
+        masked = unjudged or attempt.verdict.status == "env_error" or reward is None
+        out.append(Paid(trajectory=attempt, group=index, reward=reward or 0.0, masked=masked))
     return out
+
+
+def _truncated_pay(trajectory: Trajectory, role: RoleConfig, reward: float | None) -> float | None:
+    """A completion's reward, or what its role says of one that was cut off by its length; None = masked."""
+    if not trajectory.truncated or reward is None or role.truncated == "wrong":
+        return reward
+    return role.truncated_penalty if role.truncated == "penalty" else None
 
 
 def least_valid(run: Run, attempts: int) -> int:
@@ -130,7 +134,7 @@ def _with_proposals(groups: Sequence[Group], attempts: Sequence[Paid], run: Run)
     out: list[Paid] = []
     for i, group in enumerate(groups):
         if group.proposal is not None:
-            reward = rewards[i]
+            reward = _truncated_pay(group.proposal, run.roles["propose"], rewards[i])
             out.append(Paid(trajectory=group.proposal, group=i, reward=reward or 0.0, masked=reward is None))
         out += by_group.get(i, [])
     return out

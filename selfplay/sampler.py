@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
+from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, PolicyRef, SamplingSpec
 
@@ -34,6 +35,9 @@ ROW_BUCKET = 8
 
 SEGMENT = 8
 """Tokens decoded between two looks at which rows are finished."""
+
+LEAD = 4
+"""Tokens kept before the longest stop text: a decoder may treat the first one otherwise (it drops a leading space)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Sampler(Protocol):
     """Where completions come from. tests/sampler_contract.py says what an implementation must satisfy."""
 
     def load(self, ref: PolicyRef, params: Params) -> None:
-        """Make a version of a policy usable; several may be live."""
+        """Make a version of a policy usable; several may be live. With LoRA all but the first are adapters to it."""
         ...
 
     def drop(self, ref: PolicyRef) -> None:
@@ -122,13 +126,20 @@ class LocalSampler:
         self.tokenizer = tokenizer
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
+        self._base: Params = {}
 
     def load(self, ref: PolicyRef, params: Params) -> None:
         """Keep a version of the weights on this process's first device.
 
-        They are arguments of the compiled programs, so nothing is recompiled.
+        They are arguments of the compiled programs, so nothing is recompiled. Where the model has an adapter, the first
+        version is the base, all weights, and the later ones are adapters to it.
         """
-        self._params[ref] = self._put(params)
+        placed: Params = self._put(dict(params))
+        if self.config.lora is not None:
+            adapter, base = split(placed)
+            self._base = base or self._base
+            placed = join(self._base, adapter or self._put(no_adapter(self.config)))
+        self._params[ref] = placed
 
     def drop(self, ref: PolicyRef) -> None:
         """Forget a version."""
@@ -257,6 +268,9 @@ class _Written:
         self.logprobs = np.zeros((rows, spec.max_new_tokens), np.float32)
         self.count = np.zeros(rows, np.int64)
         self.stopped = np.zeros(rows, bool)
+        self.reach = max((len(s.encode()) for s in spec.stop), default=0) + LEAD
+        self.tails: list[list[int]] = [[] for _ in range(rows)]
+        """The last tokens of each row that give text: as many as a stop text still to come can begin in."""
         self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
 
     def add(
@@ -292,16 +306,21 @@ class _Written:
         return done
 
     def _stop(self, row: int, at: int) -> None:
-        """Cut a row right after the first token with which its text holds a stop text."""
-        ids = self.tokens[row, : self.count[row]]
-        if not self._holds_stop(ids):
-            return
-        n = at + 1
-        while not self._holds_stop(ids[:n]):
-            n += 1
-        self.count[row], self.stopped[row] = n, True
+        """Cut a row right after the first token with which its text holds a stop text.
 
-    def _holds_stop(self, ids: np.ndarray) -> bool:
+        A token that gives text gives a byte or more, so the stop text lies in the last `reach` such tokens: what is
+        decoded for a token does not grow with the row.
+        """
+        new = self.tokens[row, at : self.count[row]].tolist()
+        tail = self.tails[row]
+        if self._holds_stop(tail + new):
+            for n in range(1, len(new) + 1):
+                if self._holds_stop(tail + new[:n]):
+                    self.count[row], self.stopped[row] = at + n, True
+                    return
+        self.tails[row] = [t for t in tail + new if not self.tokenizer.silent(t)][-self.reach :]
+
+    def _holds_stop(self, ids: list[int]) -> bool:
         text = self.tokenizer.decode(ids)
         return any(stop in text for stop in self.spec.stop)
 

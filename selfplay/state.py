@@ -1,4 +1,4 @@
-"""What a run is at the end of a generation: all that a checkpoint holds, and nothing else."""
+"""What a run is at the end of a generation, besides its weights: what a checkpoint holds, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from selfplay.archive import TaskArchive
-from selfplay.update import PolicyState
 
 
 @dataclass
 class State:
-    """All that a generation saves: what it takes to go on as if never stopped."""
+    """All that a generation saves but arrays (`joint.py` has them): what it takes to go on as if never stopped."""
 
-    policies: dict[str, PolicyState]
     generation: int = 0
     step: int = 0
     """Learner steps done."""
@@ -33,10 +31,6 @@ class State:
     """Scores of the last evaluation."""
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
 
-    def arrays(self) -> dict[str, Any]:
-        """The arrays, as a tree: also the template that `restored` is loaded by."""
-        return {"policies": {name: vars(policy) for name, policy in self.policies.items()}}
-
     def record(self) -> dict[str, Any]:
         """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
         summary = {name: v if np.isfinite(v) else None for name, v in self.summary.items()}
@@ -47,12 +41,9 @@ class State:
         return {"archive": self.archive.to_bytes()}
 
     @classmethod
-    def restored(
-        cls, arrays: Mapping[str, Any], record: Mapping[str, Any], blobs: Mapping[str, bytes], *, capacity: int
-    ) -> State:
-        """The inverse of the three above, the archive with its bound as it is configured now."""
+    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, capacity: int) -> State:
+        """The inverse of the two above, the archive with its bound as it is configured now."""
         return cls(
-            policies={name: PolicyState(**fields) for name, fields in arrays["policies"].items()},
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
             archive=TaskArchive.from_bytes(blobs["archive"], capacity=capacity),
             **{name: record[name] for name in COUNTERS},

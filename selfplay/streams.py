@@ -24,6 +24,7 @@ class Stream(IntEnum):
     REFERENCES = 6
     MINIBATCH = 7
     INIT = 8
+    EXAMPLES = 9
 
 
 def stream_key(seed: int, stream: Stream, *path: int) -> jax.Array:

@@ -14,16 +14,20 @@ from typing import Any
 
 from envs.base import Env, Split, Task
 from selfplay.archive import TaskArchive
-from selfplay.config import EnvChoice, RoleConfig, Run, Source
+from selfplay.config import EnvChoice, Run, Source, Template
 from selfplay.errors import UserError
 from selfplay.metrics.files import read_tasks
 from selfplay.models import Model
-from selfplay.records import PolicyRef, Role, SamplingSpec, Unit
+from selfplay.prompts import Prompter, check_examples
+from selfplay.records import ROLES, PolicyRef, Role, SamplingSpec, Unit
 from selfplay.streams import Stream, python_seed
-from selfplay.templates import TEMPLATES
+from selfplay.templates import check_template
 
 EVALUATION_SEED = 0
 """Seed of held-out tasks: the same tasks in every run, so that runs compare task by task."""
+
+PROBES = 4
+"""Tasks of a mode and difficulty whose prompts are measured before a run starts."""
 
 Objective = Mapping[str, float]
 """Weights of procedural tasks by "env/mode/difficulty"."""
@@ -159,19 +163,26 @@ def _unit_base(
         "seats": dict(seats),
         "frozen": tuple(r for r in seats if not run.roles[r].trainable),
         "sampling": {
-            "propose": sampling(run.roles["propose"], env.spec.propose_tokens),
-            "solve": sampling(run.roles["solve"], env.spec.max_new_tokens),
+            "propose": sampling(run, "propose", env),
+            "solve": sampling(run, "solve", env),
         },
-        "template": run.policies[run.roles["solve"].policy].template,
+        "templates": {role: template_of(run, role) for role in seats},
     }
 
 
-def sampling(role: RoleConfig, max_new_tokens: int, *, temperature: float | None = None) -> SamplingSpec:
-    """How a role samples: its own limits, or else the environment's."""
+def template_of(run: Run, role: Role) -> Template:
+    """How the policy that plays a role is spoken to."""
+    return run.policies[run.roles[role].policy].template
+
+
+def sampling(run: Run, role: Role, env: Env, *, temperature: float | None = None) -> SamplingSpec:
+    """How a role samples: its own limits, or else the environment's; stop texts of its template and its own."""
+    config = run.roles[role]
+    asked = env.spec.propose_tokens if role == "propose" else env.spec.max_new_tokens
     return SamplingSpec(
-        max_new_tokens=role.max_new_tokens or max_new_tokens,
-        stop=role.stop,
-        temperature=role.temperature if temperature is None else temperature,
+        max_new_tokens=config.max_new_tokens or asked,
+        stop=tuple(dict.fromkeys((*template_of(run, role).stops, *config.stop))),
+        temperature=config.temperature if temperature is None else temperature,
     )
 
 
@@ -202,11 +213,7 @@ def evaluation_units(
                         base = _unit_base(
                             run, name, env, {"solve": solver}, generation=generation, step=step, index=len(units)
                         )
-                        base["sampling"] = {
-                            "solve": sampling(
-                                run.roles["solve"], env.spec.max_new_tokens, temperature=run.evaluate.temperature
-                            )
-                        }
+                        base["sampling"] = {"solve": sampling(run, "solve", env, temperature=run.evaluate.temperature)}
                         units.append(
                             Unit(
                                 **base,
@@ -249,20 +256,41 @@ def load_yoked(run: Run) -> dict[int, list[Task]]:
 
 
 def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
-    """Refuse completions that cannot fit the model's context, and given tasks whose prompts leave them no room.
+    """Refuse templates that do not fit their models, and completions for which a prompt leaves no room.
+
+    Prompts are measured with their examples, on a few tasks of every mode and difficulty.
 
     Raises:
-      UserError: with the environment, the model and both lengths.
+      UserError: with the field or the environment, the model and both lengths.
     """
+    for name, policy in run.policies.items():
+        model = models[name]
+        ends = sorted({*model.config.eos_ids, model.tokenizer.eos_id})
+        check_template(policy.template, model.tokenizer, policy=name, eos_ids=ends)
+    roles = [role for role in ROLES if role == "solve" or run.acquire.mix.get("propose", 0) > 0]
     for name, env in world.envs.items():
-        for role, tokens in (("propose", env.spec.propose_tokens), ("solve", env.spec.max_new_tokens)):
-            config = run.roles[role]
-            model = models[config.policy]
-            wanted, room = config.max_new_tokens or tokens, model.config.max_positions
-            task = env.task("train", 0, run.seed, mode=env.spec.modes[0], difficulty=env.spec.difficulties[-1])
-            prompt = len(model.tokenizer.prompt(TEMPLATES[run.policies[config.policy].template](task.prompt)))
+        check_examples(env, {role: template_of(run, role) for role in roles}, name)
+        for role in roles:
+            model = models[run.roles[role].policy]
+            wanted, room = sampling(run, role, env).max_new_tokens, model.config.max_positions
+            prompt = _longest_prompt(run, name, env, role, model)
             if prompt + wanted > room:
                 raise UserError(
                     f"environment {name}: a prompt of {prompt} tokens and roles.{role}.max_new_tokens = {wanted} "
                     f"exceed the {room} positions of model {model.path.name}"
                 )
+
+
+def _longest_prompt(run: Run, name: str, env: Env, role: Role, model: Model) -> int:
+    """Tokens of the longest prompt of a role met on a few tasks."""
+    writer = Prompter(env, template_of(run, role), model.tokenizer, run.seed)
+    choice, longest = run.envs[name], 0
+    for mode in modes(env, choice):
+        for difficulty in difficulties(env, choice):
+            tasks = [env.task("train", i, run.seed, mode=mode, difficulty=difficulty) for i in range(PROBES)]
+            if role == "solve":
+                longest = max(longest, *(len(writer.solve(task)) for task in tasks))
+            else:
+                shown = [tasks[i % PROBES] for i in range(run.propose.shown)]
+                longest = max(longest, len(writer.propose(mode, shown, difficulty)))
+    return longest

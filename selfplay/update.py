@@ -6,6 +6,9 @@ the data is not stale, old := mu, the sampler's own log-probabilities (the two d
 `mismatch/*` shows) and the importance weight is 1. When it is, old is scored by the learner and every token is
 weighted by stop_gradient(min(old / mu, c)).
 
+What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
+forward pass takes `weights`: both as one tree, in the policy's dtype.
+
 Letters: B rows of T tokens, in slabs of R rows; n tokens of one trajectory.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,25 +29,29 @@ from selfplay.config import RoleConfig, Update
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
-from selfplay.models.sharding import batch_rows, parameter_shardings
+from selfplay.models.lora import init_adapter, join, split, trained_part
+from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings, place
 from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
+from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
-
-BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that share the rows of a batch."""
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
 """Gradients of the policy and of the critic, and statistics, summed over slabs."""
 
+Program: TypeAlias = Literal["init", "add", "apply"]
+"""The compiled programs of an update."""
+
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
 
-PLACED = ("ids", "positions", "segment_ids", "roles")
-"""Fields of a Batch that scoring needs; a loss needs the rest too."""
+PLACED = {"ids": np.int32, "positions": np.int32, "segment_ids": np.int32, "roles": np.int32, "reg_mask": np.bool_}
+"""Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
 
-WEIGHED = ("mask", "reg_mask", "behaviour_logprobs", "reference_logprobs", "advantages", "returns")
 WEIGHTS = ("weights", "reg_weights", "value_weights")
+WEIGHED = {"mask": np.bool_} | dict.fromkeys(
+    ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
+)
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +60,7 @@ class PolicyState:
     """All that an update changes; a pytree. `Updater.step` consumes it: use only the state that it returns."""
 
     params: Params
-    """float32."""
+    """What is trained, float32: all weights, or the adapter."""
     opt_state: Any
     critic: Params | None
     """{"head": ...}, with {"trunk": ...} where it is separate."""
@@ -66,52 +73,66 @@ class Updater:
     """Turns Batches into gradient steps for one policy."""
 
     def __init__(
-        self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: jax.sharding.Mesh
+        self,
+        config: ModelConfig,
+        update: Update,
+        roles: Mapping[str, RoleConfig],
+        mesh: jax.sharding.Mesh,
+        *,
+        dtype: Any = jnp.float32,
     ) -> None:
-        self.config, self.update, self.mesh = config, update, mesh
-        self._objective = Objective(config, update, roles)
-        self._tx = _optimizer(update, update.learning_rate)
+        self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
+        check_mesh(config, mesh)
+        self._objective = Objective(config, update, roles, mesh)
+        self._tx = make_optimizer(update, update.learning_rate)
         shared = update.critic.kind == "shared"
-        self._critic_tx = _optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
+        self._critic_tx = make_optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._shardings = self._state_shardings()
-        self._jit_add = jax.jit(self._add, static_argnames=("old",), donate_argnames=("total",))
+        state = self._shardings
+        self._total_shardings = (state.params, state.critic, self._whole)
+        self._jit_init = jax.jit(self._new_state, out_shardings=self._shardings)
+        self._jit_add = jax.jit(
+            self._add, static_argnames=("old",), donate_argnames=("total",), out_shardings=self._total_shardings
+        )
         self._jit_apply = jax.jit(
             self._apply,
             static_argnames=("policy", "critic"),
             donate_argnames=("state",),
             out_shardings=(self._shardings, self._whole),
         )
-        self._jit_logprobs = jax.jit(self._objective.logprobs)
-        self._jit_values = jax.jit(self._objective.values)
-        self._total_shapes: dict[Old, Any] = {}
+        self._jit_logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
+        self._jit_values = jax.jit(self._objective.values, out_shardings=self._whole)
+        self._zeros: dict[Old, Callable[[], Total]] = {}
+        self._frozen: Params = {}
 
     @property
     def row_multiple(self) -> int:
         """Rows of a Batch must come in multiples of this: devices that share a batch x micro_rows."""
-        return batch_rows(1, self.mesh) * max(self.update.micro_rows, 1)
+        return batch_parts(self.mesh) * max(self.update.micro_rows, 1)
 
-    def init(self, params: Params) -> PolicyState:
-        """The state that starts from these weights; they are copied, so the caller's stay readable."""
+    def init(self, params: Params, key: jax.Array | None = None) -> PolicyState:
+        """The state that starts from the weights of a base model, in the policy's dtype and on the mesh.
 
-        def build(params: Params) -> PolicyState:
-            params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
-            critic = self._new_critic(params)
-            return PolicyState(
-                params=params,
-                opt_state=self._tx.init(params),
-                critic=critic,
-                critic_opt_state=None if critic is None else self._critic_tx.init(critic),
-                steps=jnp.zeros((), jnp.int32),
-            )
-
-        state: PolicyState = jax.jit(build, out_shardings=self._shardings)(params)
+        They are copied, so the caller's stay readable. With LoRA they are not copied but kept as what the adapter,
+        drawn from `key`, stands beside.
+        """
+        if self.config.lora is not None:
+            if key is None:
+                raise ValueError("an adapter starts at random: init needs a key")
+            self._frozen = params
+            params = place(init_adapter(self.config, key), self._shardings.params)
+        state: PolicyState = self._jit_init(params)
         return state
 
     def publish(self, state: PolicyState) -> Params:
-        """A copy of the weights that no later step touches: what may be leased as a version."""
-        copy: Params = jax.tree.map(jnp.copy, state.params)
+        """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
+        copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)
         return copy
+
+    def weights(self, published: Params) -> Params:
+        """What a forward pass takes: something published, or a state's `params`, with all that is not trained."""
+        return join(self._frozen, self._cast(published))
 
     def step(
         self,
@@ -137,7 +158,7 @@ class Updater:
         """
         old: Old = "behaviour" if not stale else "self" if len(batches) == 1 else "given"
         scale = np.float32(decay(self.update, done))
-        before = [self.score(state.params, b) if old == "given" else None for b in batches]
+        before = [self.score(self.weights(state.params), b) if old == "given" else None for b in batches]
         stats: list[Stats] = []
         for batch, old_logprobs in zip(batches, before, strict=True):
             policy, critic = self._learns(batch)
@@ -148,7 +169,7 @@ class Updater:
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
         nonfinite = float(sum(s["sum"]["nonfinite"] for s in host))
-        rate = _learning_rate(self.update, self.update.learning_rate)(max(int(state.steps) - 1, 0))
+        rate = learning_rate(self.update, self.update.learning_rate)(max(int(state.steps) - 1, 0))
         metrics = {
             "update/skipped": len(batches) - len(host) + nonfinite,
             "update/nonfinite": nonfinite,
@@ -156,20 +177,21 @@ class Updater:
         }
         return state, metrics | update_metrics(host, self.update) | _explained_variance(batches)
 
-    def logprobs(self, params: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """[n] float32 nats of every policy token, at its role's temperature; 0 elsewhere."""
-        return self._by_rows(lambda rows: self._jit_logprobs(params, rows), trajectories)
+    def logprobs(self, weights: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """[n] float32 nats of every policy token under `weights`, at its role's temperature; 0 elsewhere."""
+        return self._by_rows(lambda rows: self._jit_logprobs(weights, rows), trajectories)
 
     def values(self, state: PolicyState, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """[n] float32: the critic's estimate before each policy token; 0 elsewhere."""
         if state.critic is None:
             raise ValueError("update.critic.kind is none: there are no values")
-        return self._by_rows(lambda rows: self._jit_values(state.params, state.critic, rows), trajectories)
+        weights = self.weights(state.params)
+        return self._by_rows(lambda rows: self._jit_values(weights, state.critic, rows), trajectories)
 
-    def score(self, params: Params, batch: Batch) -> np.ndarray:
+    def score(self, weights: Params, batch: Batch) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
         rows = self._put({name: getattr(batch, name) for name in PLACED})
-        return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(params, rows)), np.float32(0))
+        return np.where(batch.reg_mask, np.asarray(self._jit_logprobs(weights, rows)), np.float32(0))
 
     def gradients(
         self, state: PolicyState, batch: Batch, references: Params | None = None
@@ -201,7 +223,44 @@ class Updater:
             metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
         return metrics
 
+    def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
+        """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
+
+        What it holds on a device is in `.compile().memory_analysis()`.
+
+        Args:
+          program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
+        """
+        complete = abstract_params(self.config)
+        trained, dtype = trained_part(self.config, complete), self.dtype
+        if program == "init":
+            return self._jit_init.lower(_placed(trained, self._shardings.params))
+        frozen = {} if trained is complete else split(complete)[1]
+        frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
+        by_rows = batch_sharding(self.mesh)
+        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
+        state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
+        full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
+        references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
+        given = state.params, frozen, state.critic, slab, references
+        sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
+        if program == "add":
+            return self._jit_add.lower(total, *given, old="behaviour")
+        return self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
+
     # ------------------------------------------------------------ inside the compiled programs
+
+    def _new_state(self, params: Params) -> PolicyState:
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+        critic = self._new_critic(params)
+        return PolicyState(
+            params=params,
+            opt_state=self._tx.init(params),
+            critic=critic,
+            critic_opt_state=None if critic is None else self._critic_tx.init(critic),
+            steps=jnp.zeros((), jnp.int32),
+        )
 
     def _apply(
         self, state: PolicyState, total: Total, scale: jax.Array, *, policy: bool, critic: bool
@@ -213,35 +272,54 @@ class Updater:
         weights, moments = state.params, state.opt_state
         head, head_moments = state.critic, state.critic_opt_state
         if policy:
-            weights, moments = _advance(self._tx, gradient, moments, weights, scale, finite)
+            weights, moments = advance(self._tx, gradient, moments, weights, scale, finite)
         if critic:
-            head, head_moments = _advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
+            head, head_moments = advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
         steps = state.steps + finite if policy else state.steps
         stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
         return PolicyState(
             params=weights, opt_state=moments, critic=head, critic_opt_state=head_moments, steps=steps
         ), stats
 
-    def _slab(self, params: Params, critic: Params | None, rows: Rows, references: Params | None, old: Old) -> Total:
+    def _slab(
+        self,
+        params: Params,
+        frozen: Params,
+        critic: Params | None,
+        rows: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+    ) -> Total:
         """Gradients and statistics of one slab ([R T] arrays)."""
-        differentiate = jax.value_and_grad(self._objective.loss, argnums=(0, 1), has_aux=True)
-        (_, stats), (policy, value) = differentiate(params, critic, rows, references, old=old)
+
+        def loss(params: Params, critic: Params | None) -> tuple[jax.Array, Stats]:
+            if critic is not None and "trunk" in critic:
+                critic = critic | {"trunk": self._cast(critic["trunk"])}
+            return self._objective.loss(join(frozen, self._cast(params)), critic, rows, references, old=old)
+
+        (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
         return policy, value, stats
 
-    def _add(
-        self, total: Total, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
-    ) -> Total:
-        return _merge(total, self._slab(params, critic, rows, references, old))
+    def _add(self, total: Total, *slab: Any, old: Old) -> Total:
+        """`total` and what `_slab` makes of these arguments."""
+        return _merge(total, self._slab(*slab, old=old))
+
+    def _cast(self, params: Params) -> Params:
+        """In the policy's dtype: the same arrays where they have it already."""
+        cast: Params = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), params)
+        return cast
 
     def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
-        if old not in self._total_shapes:  # tracing costs as much as several slabs; the sum has one shape for all
+        if old not in self._zeros:  # tracing costs as much as several slabs; the sum has one shape for all
             traced = partial(self._slab, old=old)
-            self._total_shapes[old] = jax.eval_shape(traced, state.params, state.critic, slabs[0], references)
-        zeros = partial(jnp.zeros, device=self._whole)
-        total: Total = jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), self._total_shapes[old])
+            shapes = jax.eval_shape(traced, state.params, self._frozen, state.critic, slabs[0], references)
+            zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
+        total = self._zeros[old]()
         for slab in slabs:
-            total = self._jit_add(total, state.params, state.critic, slab, references, old=old)
+            total = self._jit_add(total, state.params, self._frozen, state.critic, slab, references, old=old)
         return total
 
     # ------------------------------------------------------------ what lives where
@@ -263,7 +341,7 @@ class Updater:
 
     def _state_shardings(self) -> PolicyState:
         """The sharding of every array of the state: moments beside their parameters, all else whole."""
-        params = parameter_shardings(abstract_params(self.config), self.mesh)
+        params = parameter_shardings(trained_part(self.config, abstract_params(self.config)), self.mesh)
         whole: Any = self._whole
         critic: Params | None = None
         if self.update.critic.kind != "none":
@@ -286,7 +364,7 @@ class Updater:
         )
 
     def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
-        placed: Rows = jax.device_put(dict(rows), NamedSharding(self.mesh, PartitionSpec(BATCH_AXES)))
+        placed: Rows = place(dict(rows), dict.fromkeys(rows, batch_sharding(self.mesh)))
         return placed
 
     def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:
@@ -295,7 +373,7 @@ class Updater:
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
-        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED, *WEIGHTS)}
+        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED)}
         if weights is not None:
             arrays |= {name: np.zeros_like(weights) for name in WEIGHTS} | {"weights": weights}
         if old_logprobs is not None:
@@ -321,38 +399,9 @@ class Updater:
 # ---------------------------------------------------------------- pure parts
 
 
-def decay(update: Update, done: float) -> float:
-    """Factor on the learning rate once a share `done` of the run is behind: 1 at first, decay_floor at its end."""
-    if update.decay == "none":
-        return 1.0
-    return max(update.decay_floor, 1.0 - (1.0 - update.decay_floor) * done)
-
-
-def _learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:
-    """peak * min(1, (k + 1) / warmup_steps) at the optimizer's step k = 0, 1, ..."""
-    return lambda count: peak * jnp.minimum(1.0, (count + 1) / max(update.warmup_steps, 1))
-
-
-def _optimizer(update: Update, peak: float) -> optax.GradientTransformation:
-    adamw = optax.adamw(
-        _learning_rate(update, peak),
-        b1=update.beta1,
-        b2=update.beta2,
-        eps=update.adam_eps,
-        weight_decay=update.weight_decay,
-    )
-    return optax.chain(optax.clip_by_global_norm(update.max_grad_norm), adamw)
-
-
-def _advance(
-    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, scale: jax.Array, finite: jax.Array
-) -> tuple[Any, Any]:
-    """One optimizer step, or none at all where a gradient is not finite."""
-    updates, new_state = tx.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda x: scale * x, updates)
-    new = optax.apply_updates(params, updates), new_state
-    kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
-    return kept
+def _placed(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
+    """Shapes with the place of each array, and another type where one is given."""
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=p), shapes, shardings)
 
 
 def _merge(a: Total, b: Total) -> Total:

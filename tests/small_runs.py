@@ -21,7 +21,7 @@ SMALL = (
     "--schedule.generations 2 --schedule.steps-per-generation 2 --cluster.actors 0 --cluster.threads 2 "
     "--acquire.units 2 --acquire.tasks-per-unit 4 --propose.per-ask 4 --acquire.group-size 4 "
     "--evaluate.tasks 8 --evaluate.tasks-between 8 --update.warmup-steps 0 --update.learning-rate 1e-3 "
-    "--roles.solve.max-new-tokens 4 --update.interference-every 2 --update.row-tokens 64"
+    "--roles.solve.max-new-tokens 8 --update.interference-every 2 --update.row-tokens 64"
 )
 
 
@@ -35,6 +35,6 @@ def save_random(folder: Path, seed: int = 0) -> Path:
 def small_run(name: str, model: Path, *flags: str, env: str = toy_env.NAME) -> Run:
     """A recipe cut down to a second or two on a model; more flags on top, each "--field value ..."."""
     run = recipe.resolve(name, [*SMALL.split(), "--policies.main.model", str(model), *" ".join(flags).split()])
-    stop = tuple(toy_env.LETTERS) if env == toy_env.NAME else ()
+    stop = toy_env.STOPS if env == toy_env.NAME else ()
     roles = {role: replace(config, stop=stop) for role, config in run.roles.items()}
     return replace(run, roles=roles, envs={env: EnvChoice(difficulties=(1, 2))})

@@ -14,9 +14,11 @@ import pytest
 import envs
 from envs.base import Env, EnvError, Task, Verdict, split_of
 from envs.chain import Chain
-from selfplay.acquire import Speaker, acquire, first_messages, judge
+from selfplay.acquire import Speaker, acquire, judge
 from selfplay.actor import make_worker
+from selfplay.config import Template
 from selfplay.models import load, printable_ascii
+from selfplay.prompts import first_messages
 from selfplay.records import Group, PolicyRef, SamplingSpec, Unit, encode
 from selfplay.sampler import Completion
 
@@ -177,8 +179,35 @@ def test_an_answer_that_was_cut_off_is_never_right() -> None:
         assert whole.text == cut.text and (whole.verdict.status, cut.verdict.status) == ("ok", "wrong")
         assert cut.truncated and cut.verdict.reward == 0 and not whole.truncated
         assert g.solve_rate == 0.5 and g.proposal is None and g.rejection is None
+    cut_part = judge(Partial(), tasks[0], "77", truncated=True)
+    assert (cut_part.reward, cut_part.status, cut_part.parts) == (0, "wrong", {"truncated": 1})
+    assert judge(Partial(), tasks[0], "77", truncated=False).reward == 0.5
     cut_junk = judge(env, tasks[0], "???", truncated=True)
     assert cut_junk.status == "unparsed"  # a verdict that says more is kept
+
+
+class Partial(Chain):
+    """Gives part of the reward for any answer."""
+
+    def verify(self, task: Task, text: str) -> Verdict:
+        return Verdict(0.5, "wrong")
+
+
+def test_an_environment_reads_neither_stop_texts_nor_thinking_nor_end_tokens() -> None:
+    env = Chain()
+    task = env.task("train", 0, 0, difficulty=1)
+    template = Template(kind="text", assistant="A: {text}\n")
+    unit = make_unit(
+        kind="solve", mode=modes_of(env), tasks=(task,), rows=1, per_ask=1, attempts=4,
+        templates={"solve": template}, sampling={"solve": SamplingSpec(max_new_tokens=90, stop=template.stops)},
+    )  # fmt: skip
+    gold = env.gold(task)
+    said = [f" {gold}\nQ: 77", f"<think>{gold}0</think> {gold}", f"{gold} 0", f"<think>{gold}"]
+    [group], [call] = run_unit(unit, lambda prompt, row: said[row])
+    assert TOKENIZER.decode(call["prompts"][0]) == f"Q: {task.prompt[0].text}\nA:"
+    assert [a.verdict.status for a in group.attempts] == ["ok", "ok", "unparsed", "unparsed"]
+    assert [a.text for a in group.attempts] == said  # a transcript has it all, but for the end token
+    assert all(a.ids[-1] == TOKENIZER.eos_id for a in group.attempts)
 
 
 class Fragile(Chain):
@@ -253,7 +282,7 @@ def test_same_unit_same_bytes_with_a_real_sampler(random_model: Path) -> None:
     params = load(random_model).params
     seen = []
     for _ in range(2):
-        actor = make_worker({"models": {"main": str(random_model)}})
+        actor = make_worker({"policies": {"main": {"model": str(random_model)}}})
         actor.load(REF, params)
         actor.run(msgspec.structs.replace(unit, index=7))  # what ran before makes no difference
         groups, timings = actor.run(unit)

@@ -19,8 +19,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from selfplay.checkpoint import MANIFEST, Generations, folder_digest
+from selfplay.checkpoint import Generations
 from selfplay.errors import CheckpointError
+from selfplay.manifest import MANIFEST, folder_digest
 
 STATE = {"step": 12, "tokens": 2**40, "baseline": {"solve": 0.1 + 0.2}, "none": None, "names": ["ä", "b"]}
 BLOBS = {"archive": bytes(range(256)), "empty": b""}
@@ -194,11 +195,11 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("where", "then"),
     [
-        ("_Orbax.save", [0, 2]),
-        ("_write_manifest", [0, 2]),
-        ("os.replace", [0, 2]),
-        ("Generations._prune", [0, 2, 3]),
-        ("shutil.rmtree", [0, 3]),
+        ("checkpoint._Orbax.save", [0, 2]),
+        ("checkpoint.write_manifest", [0, 2]),
+        ("manifest.os.replace", [0, 2]),
+        ("checkpoint.Generations._prune", [0, 2, 3]),
+        ("checkpoint.shutil.rmtree", [0, 3]),
     ],
 )
 def test_cut_short_at_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, then: list[int]) -> None:
@@ -210,7 +211,7 @@ def test_cut_short_at_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"selfplay.checkpoint.{where}", die)
+        patch.setattr(f"selfplay.{where}", die)
         with pytest.raises(Killed):
             generations.save(3, {"x": jnp.full(3, 3)}, {"g": 3}, blobs={"b": b"b"})
     again = Generations(tmp_path, keep=1, report=pytest.fail)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import types
@@ -31,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch, here: Path) -> list[tuple[Run, Path
     """Stands in for the learner and the model folder: what `selfplay train` hands over."""
     calls: list[tuple[Run, Path, bool]] = []
     learner = types.ModuleType("selfplay.learner")
-    learner.train = lambda run, folder, *, resume: calls.append((run, folder, resume))  # type: ignore[attr-defined]
+    learner.train = lambda run, folder, *, resume, hosts: calls.append((run, folder, resume))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "selfplay.learner", learner)
     monkeypatch.setattr("selfplay.learner", learner, raising=False)
     monkeypatch.setattr("selfplay.models.hf.locate", Path)
@@ -73,6 +75,10 @@ BAD = {
     "wrong name": ("train quickstart --update.loss pppo", "got 'pppo': did you mean ppo?"),
     "out of range": ("train quickstart --acquire.group-size 0", "acquire.group_size must be >= 1, got 0"),
     "contradiction": ("train quickstart --acquire.tasks-per-unit 25", "must be a multiple of propose.per_ask (24)"),
+    "mesh too large": (
+        "train quickstart --mesh.fsdp 4096",
+        "mesh data=1 fsdp=4096 tensor=1 needs 4096 devices, got",
+    ),
     "no such difficulty": ("train quickstart --envs.chain.difficulties 99", "envs.chain.difficulties: it has no 99"),
     "no such mode": ("train quickstart --envs.chain.modes sing", "envs.chain.modes: it has no sing"),
     "wrong option": ("train quickstart --envs.chain.options.digit 3", "unknown option 'digit'; did you mean digits"),
@@ -170,7 +176,7 @@ def test_yoked_takes_a_run_by_name(started, here: Path) -> None:
 
 
 def test_an_error_of_the_machine_has_another_exit_code(started, here: Path, monkeypatch, capfd) -> None:
-    def fail(run: Run, folder: Path, *, resume: bool) -> None:
+    def fail(run: Run, folder: Path, *, resume: bool, hosts: object) -> None:
         raise ActorError("actor 0 died:\nexit code -9")
 
     monkeypatch.setattr(sys.modules["selfplay.learner"], "train", fail)
@@ -215,3 +221,20 @@ def test_nothing_heavy_is_imported_before_it_is_needed(argv: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")
+
+
+def test_a_mesh_of_two_trains_on_a_laptop(tmp_path: Path) -> None:
+    """The CPU stands in for two devices: one step through the command line, with the sampler on the same mesh."""
+    flags = (
+        "--mesh.fsdp 2 --cluster.actors 0 --cluster.threads 2 --schedule.generations 1 "
+        "--schedule.steps-per-generation 1 --acquire.units 1 --acquire.tasks-per-unit 4 --propose.per-ask 4 "
+        "--acquire.group-size 4 --evaluate.tasks 4 --evaluate.tasks-between 4 --envs.chain.difficulties 5 "
+        "--roles.solve.max-new-tokens 32"
+    )
+    command = [sys.executable, "-m", "selfplay.cli", "train", "quickstart", "--out", str(tmp_path / "run")]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    subprocess.run([*command, *flags.split()], check=True, env=environment, capture_output=True, timeout=300)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (step,) = [line for line in lines if "policy/loss" in line]
+    assert step["update/skipped"] < 2 and step["policy/grad_norm"] > 0
+    assert (tmp_path / "run" / "generations" / "0001" / "manifest.json").is_file()

@@ -11,17 +11,30 @@ from typing import get_args
 import pytest
 
 from selfplay import config, errors, records
-from selfplay.tree import field_types
 
 ROOT = Path(__file__).parent.parent
 
 LEVELS = (
     {"envs"},
-    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "templates"},
-    {"models", "credit", "losses"},
-    {"sampler", "checkpoint", "metrics", "archive", "cluster", "packing", "objective", "units", "provenance"},
-    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "state"},
-    {"actor", "learner", "examine", "pretrain"},
+    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "watch"},
+    {"models", "credit", "losses", "templates", "prompts"},
+    {
+        "sampler",
+        "checkpoint",
+        "manifest",
+        "metrics",
+        "archive",
+        "cluster",
+        "hosts",
+        "packing",
+        "readout",
+        "objective",
+        "optimizer",
+        "units",
+        "provenance",
+    },
+    {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "score", "state"},
+    {"actor", "joint", "learner", "examine", "pretrain"},
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""
@@ -107,7 +120,7 @@ def test_the_allowed_directions_are_allowed() -> None:
         ("selfplay.losses", "LOSSES", config.LossName),
         ("selfplay.losses", "KL", config.KlEstimator),
         ("selfplay.credit", "PAYS", config.Pay),
-        ("selfplay.templates", "TEMPLATES", field_types(config.Policy)["template"]),
+        ("selfplay.templates", "TEMPLATES", config.TemplateKind),
     ],
 )
 def test_the_names_in_config_are_the_keys(module: str, dictionary: str, literal: object) -> None:

@@ -175,3 +175,11 @@ def test_resume_refuses_to_become_another_run(change: dict, message: str, tmp_pa
     resumable(tmp_path)
     with pytest.raises(UserError, match=message):
         recipe.resume(tmp_path, **change)
+
+
+def test_a_resume_may_change_mesh_and_hosts_and_forgets_the_old_hosts(tmp_path: Path) -> None:
+    flags = "--mesh.fsdp 8 --hosts.processes 2 --hosts.process-id 0 --hosts.coordinator here:1234".split()
+    run = recipe.resolve("quickstart", flags)
+    (tmp_path / "config.toml").write_text(recipe.to_toml(run))
+    assert recipe.resume(tmp_path) == replace(run, hosts=Run().hosts)
+    assert recipe.resume(tmp_path, ["--mesh.fsdp", "2", "--hosts.processes", "auto"]).mesh.fsdp == 2

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -210,6 +211,19 @@ def test_truncated_answers(how: str, expected: list[tuple[float, float | None, b
     for got, want in zip(by_role(result, "solve"), expected, strict=True):
         assert got == pytest.approx(want)
     assert experience_metrics(result, TaskArchive(9), run)["truncated_frac/solve"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("how", "paid"), [("wrong", (-0.5, False)), ("mask", (0.0, True)), ("penalty", (-0.9, False))])
+def test_truncated_proposals(how: str, paid: tuple[float, bool]) -> None:
+    run = make_run()
+    propose = replace(run.roles["propose"], truncated=how, truncated_penalty=-0.9)  # type: ignore[arg-type]
+    run = replace(run, roles={**run.roles, "propose": propose})
+    cut, other = groups("format", "format")
+    assert cut.proposal is not None
+    cut = msgspec.structs.replace(cut, proposal=msgspec.structs.replace(cut.proposal, finish=("length",)))
+    result = refined([cut, other], run)
+    assert [(p.reward, p.masked) for p in result.paid] == [paid, (-0.5, False)]
+    assert experience_metrics(result, TaskArchive(9), run)["truncated_frac/propose"] == 0.5
 
 
 def test_kl_in_the_reward_by_hand() -> None:

@@ -12,13 +12,15 @@ import pytest
 from msgspec import structs
 
 from envs.base import Verdict
-from selfplay.config import Credit, Critic, Kl, RoleConfig, Update
+from selfplay.config import Credit, Critic, Kl, Lora, RoleConfig, Update
 from selfplay.credit import centred, critic_advantages, spread, token_rewards
 from selfplay.models import ModelConfig, forward, init_params, logits
+from selfplay.models.lora import merged, split
 from selfplay.models.sharding import make_mesh
+from selfplay.optimizer import decay
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
-from selfplay.update import Updater, decay
+from selfplay.update import Updater
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=12, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32
@@ -400,3 +402,57 @@ def test_a_bandit_is_learnt(critic):
         )
         state, _ = updater.step(state, step)
     assert np.exp(updater.logprobs(state.params, [every[7]])[0][1]) > 0.9
+
+
+# ---------------------------------------------------------------- adapters and number formats
+
+
+def adapted(params, **settings):
+    config = replace(CONFIG, lora=Lora(rank=2, alpha=4.0))
+    updater = Updater(config, replace(UPDATE, **settings), ROLES, make_mesh())
+    return updater, updater.init(params, jax.random.key(5))
+
+
+def test_lora_trains_the_adapter_and_nothing_else(params):
+    updater, state = adapted(params, loss="reinforce", learning_rate=1e-2)
+    start = jax.tree.map(np.asarray, updater.weights(state.params))
+    made = items(updater, updater.weights(state.params))
+    held = updater.publish(state)
+    for _ in range(2):
+        state, metrics = updater.step(state, batches(updater, made))
+    assert metrics["policy/grad_norm"] > 0
+    moved, rest = split(updater.weights(state.params))
+    assert jax.tree.structure(held) == jax.tree.structure(moved) == jax.tree.structure(state.params)
+    assert len(jax.tree.leaves(state.opt_state)) < 4 * len(jax.tree.leaves(moved))  # no moments of what stays
+    jax.tree.map(np.testing.assert_array_equal, rest, split(start)[1])
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(moved))
+    jax.tree.map(np.testing.assert_array_equal, held, split(start)[0])  # published: no later step touches it
+
+
+def test_the_gradient_of_an_adapter_is_that_of_the_matrix_through_it(params):
+    # W + s A B: dL/dA = s dL/dW B^T and dL/dB = s A^T dL/dW.
+    updater, state = adapted(params)
+    state = replace(state, params=jax.tree.map(lambda x: x + 0.05, state.params))
+    merged_tree = merged(updater.config, updater.weights(state.params))
+    full = Updater(CONFIG, UPDATE, ROLES, make_mesh())
+    made = items(full, merged_tree)
+    got, _ = updater.gradients(state, batches(updater, made)[0])
+    want, _ = full.gradients(full.init(merged_tree), batches(full, made)[0])
+    for part, name in (("attn", "q"), ("attn", "o"), ("mlp", "down")):
+        dw = want["layers"]["0"][part][name]["kernel"]
+        mine, own = got["layers"]["0"][part][name], state.params["layers"]["0"][part][name]
+        np.testing.assert_allclose(mine["lora_a"], 2 * dw @ own["lora_b"].T, atol=2e-5 * float(jnp.abs(dw).max()))
+        np.testing.assert_allclose(mine["lora_b"], 2 * own["lora_a"].T @ dw, atol=2e-5 * float(jnp.abs(dw).max()))
+
+
+def test_bfloat16_weights_are_computed_with_and_float32_ones_are_trained(params):
+    updater = Updater(CONFIG, replace(UPDATE, learning_rate=1e-5), ROLES, make_mesh(), dtype=jnp.bfloat16)
+    state = updater.init(params)
+    made = items(updater, updater.weights(state.params))
+    before = jax.tree.map(np.asarray, state.params)
+    state, metrics = updater.step(state, batches(updater, made))
+    assert {x.dtype.name for x in jax.tree.leaves(updater.publish(state))} == {"bfloat16"}
+    assert {x.dtype.name for x in jax.tree.leaves((state.params, state.opt_state[1][0].mu))} == {"float32"}
+    assert metrics["mismatch/logp_absdiff_max"] < 1e-4  # scored and trained with the same rounding
+    changes = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), state.params, before)
+    assert 0 < max(jax.tree.leaves(changes)) < 2e-5  # smaller than a bfloat16 can hold beside a weight of 1

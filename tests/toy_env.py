@@ -1,7 +1,7 @@
 """An environment that a model with random weights plays: it proposes valid tasks, solves some, and learns at once.
 
 Of a text counts its last character. Difficulty d asks for one whose code is a multiple of d + 1, so that a random
-letter is right with chance 1 / (d + 1). With letters and digits as stop texts nothing is cut off for long.
+letter is right with chance 1 / (d + 1). With all else as stop texts few are cut off for long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from envs.base import EnvSpec, Message, Rejection, SingleTurn, Split, Task, Verdict, split_of, stable_seed
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+STOPS = tuple(c for c in map(chr, (10, *range(32, 127))) if c not in LETTERS)
 NAME = "toy_env:Toy"
 
 

@@ -14,6 +14,7 @@ from selfplay.config.experience import (
     Acquire,
     Centre,
     Credit,
+    Dtype,
     EnvChoice,
     Key,
     Pay,
@@ -23,6 +24,8 @@ from selfplay.config.experience import (
     RoleConfig,
     Scale,
     Source,
+    Template,
+    TemplateKind,
     Truncated,
 )
 from selfplay.config.learning import (
@@ -35,7 +38,10 @@ from selfplay.config.learning import (
     KlEstimator,
     KlPlace,
     KlReference,
+    Lora,
     LossName,
+    Remat,
+    Target,
     Update,
 )
 from selfplay.config.running import (
@@ -43,6 +49,7 @@ from selfplay.config.running import (
     Cluster,
     Evaluate,
     Follow,
+    Hosts,
     Mesh,
     Objective,
     Output,
@@ -60,15 +67,18 @@ __all__ = [
     "CriticKind",
     "Decay",
     "Denominator",
+    "Dtype",
     "EnvChoice",
     "Evaluate",
     "Filter",
     "Follow",
+    "Hosts",
     "Key",
     "Kl",
     "KlEstimator",
     "KlPlace",
     "KlReference",
+    "Lora",
     "LossName",
     "Mesh",
     "Objective",
@@ -76,12 +86,16 @@ __all__ = [
     "Pay",
     "Policy",
     "Propose",
+    "Remat",
     "Replay",
     "RoleConfig",
     "Run",
     "Scale",
     "Schedule",
     "Source",
+    "Target",
+    "Template",
+    "TemplateKind",
     "Truncated",
     "Update",
 ]
@@ -97,6 +111,7 @@ class Run:
     """Same seed, same recipe: the same bits."""
     schedule: Schedule = field(default_factory=Schedule)
     cluster: Cluster = field(default_factory=Cluster)
+    hosts: Hosts = field(default_factory=Hosts)
     mesh: Mesh = field(default_factory=Mesh)
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
     roles: Mapping[str, RoleConfig] = field(
@@ -124,6 +139,11 @@ class Run:
             if role.policy not in self.policies:
                 raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")
             _check_credit(self, name, role)
+            if self.update.critic.kind == "separate" and self.policies[role.policy].lora.rank:
+                raise UserError(
+                    f"update.critic.kind = separate trains a second model whole: use shared, or "
+                    f"policies.{role.policy}.lora.rank = 0"
+                )
         proposes = self.acquire.mix.get("propose", 0) > 0
         if proposes and self.acquire.tasks_per_unit % self.propose.per_ask:
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from selfplay.config.bounds import check
+from selfplay.config.learning import Lora
 from selfplay.errors import UserError
 
 Centre = Literal["none", "batch_mean", "group_mean", "leave_one_out", "ema", "critic"]
@@ -16,6 +17,50 @@ Pay = Literal["learnability", "one_minus_p", "tent", "gauss", "in_band", "none"]
 Truncated = Literal["wrong", "mask", "penalty"]
 Source = Literal["propose", "procedural", "replay", "yoked"]
 Replay = Literal["uniform", "learnability"]
+Dtype = Literal["float32", "bfloat16"]
+TemplateKind = Literal["plain", "text", "chat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """How messages become the tokens that a policy reads, and its tokens a text again; see docs/templates.md."""
+
+    kind: TemplateKind = "plain"
+    """plain = the texts, one after the other; text = the formats below; chat = the tokenizer's own chat template."""
+    system: str = "{text}\n"
+    """Of kind = text: how a system message is written."""
+    user: str = "Q: {text}\n"
+    """Of kind = text: how a user's message is written."""
+    assistant: str = "A: {text}\n"
+    """Of kind = text: how an answer is written. A prompt ends with what stands before {text}, spaces at its end left
+    to the model."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; none = what follows {text} in `assistant`."""
+    examples: int = 0
+    """Solved tasks (for a proposer: proposals) of the train split that are shown first: four-shot is 4."""
+    example_difficulties: tuple[int, ...] = ()
+    """Difficulties that examples are drawn from; none = that of the task asked, and all for a proposer."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of kind = chat: what the chat template is given besides the messages, such as enable_thinking = false."""
+    think_open: str = "<think>"
+    """Where thinking begins. It is taken out of an answer before the environment reads it (but by kind = plain)."""
+    think_close: str = "</think>"
+    """Where it ends; the empty text in either = thinking is left in."""
+
+    def __post_init__(self) -> None:
+        for name in ("system", "user", "assistant"):
+            text = getattr(self, name)
+            check(text.count("{text}") == 1, f"policies.NAME.template.{name}", "a text with {text} in it once", text)
+        check(self.examples >= 0, "policies.NAME.template.examples", ">= 0", self.examples)
+        check(all(self.stop), "policies.NAME.template.stop", "without empty texts", self.stop)
+        if self.kind == "plain" and self.examples:
+            raise UserError("policies.NAME.template.examples needs kind = text or chat: plain sets nothing apart")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end a completion, by default those that the kind implies."""
+        after = self.assistant.partition("{text}")[2] if self.kind == "text" else ""
+        return self.stop or ((after,) if after else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +68,13 @@ class Policy:
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` (the embedded model) or a Hugging Face folder."""
-    template: Literal["plain"] = "plain"
-    """How messages become tokens; plain = the texts, one after the other."""
+    """`tiny` (the embedded model), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
+    dtype: Dtype = "float32"
+    """Of weights as they are computed with, sampled from and published. What is trained is kept in float32."""
+    lora: Lora = field(default_factory=Lora)
+    """Train small matrices beside the model's own, which stay as they are."""
+    template: Template = field(default_factory=Template)
+    """How messages become tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +124,10 @@ class RoleConfig:
     max_new_tokens: int | None = None
     """Longest completion; None = as the environment asks."""
     stop: tuple[str, ...] = ()
-    """Texts that end a completion; the end-of-sequence token always does."""
+    """Texts that end a completion, besides those of the policy's template and the model's end tokens."""
     truncated: Truncated = "wrong"
-    """What an answer cut off by its length is worth: wrong, masked out of the loss, or a penalty."""
+    """What a completion cut off by its length is worth: that of a wrong answer (an invalid proposal), nothing and no
+    place in the loss (mask), or a penalty."""
     truncated_penalty: float = -0.5
     """Reward of truncated = penalty."""
     credit: Credit = field(default_factory=Credit)
@@ -92,6 +142,7 @@ class RoleConfig:
             ">= 1",
             self.max_new_tokens,
         )
+        check(all(self.stop), "roles.NAME.stop", "without empty texts", self.stop)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from selfplay.config.bounds import check
 from selfplay.errors import UserError
@@ -17,6 +17,31 @@ KlReference = Literal["base", "previous_generation"]
 CriticKind = Literal["none", "shared", "separate"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Decay = Literal["none", "linear"]
+Remat = Literal["none", "block"]
+Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters in place of full fine-tuning, arXiv:2106.09685."""
+
+    rank: int = 0
+    """Width of an adapter; 0 = none: all weights are trained."""
+    alpha: float = 32.0
+    """An adapter counts alpha / rank times."""
+    targets: tuple[Target, ...] = get_args(Target)
+    """Matrices of every layer that get one."""
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 0, "policies.NAME.lora.rank", ">= 0", self.rank)
+        check(self.alpha > 0, "policies.NAME.lora.alpha", "> 0", self.alpha)
+        distinct = 0 < len(set(self.targets)) == len(self.targets)
+        check(distinct, "policies.NAME.lora.targets", "at least one, without repeats", self.targets)
+
+    @property
+    def factor(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +136,12 @@ class Update:
     micro_rows: int = 4
     """Packed rows a device computes at a time; 0 = the whole minibatch. Changes memory and speed, and the numbers by
     rounding only."""
+    remat: Remat = "none"
+    """What a backward pass computes again in place of keeping: block = the inside of every decoder block, a third
+    more compute for activations that no longer grow with it. Changes the numbers by rounding only."""
+    logit_chunk: int = 512
+    """Positions whose logits (one number a token of the vocabulary) a device holds at a time; only positions that the
+    policy chose are computed. 0 = all at once. Changes memory and speed, and the numbers by rounding only."""
     row_tokens: int = 128
     """Tokens T of a packed row; raised to the longest trajectory's next multiple of 64 where needed."""
     interference_every: int = 10
@@ -121,7 +152,7 @@ class Update:
             check(getattr(self, name) > 0, f"update.{name}", "> 0", getattr(self, name))
         for name in ("epochs", "minibatches", "row_tokens"):
             check(getattr(self, name) >= 1, f"update.{name}", ">= 1", getattr(self, name))
-        for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "interference_every"):
+        for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "logit_chunk", "interference_every"):
             check(getattr(self, name) >= 0, f"update.{name}", ">= 0", getattr(self, name))
         check(0 < self.decay_floor <= 1, "update.decay_floor", "in (0, 1]", self.decay_floor)
         for name in ("beta1", "beta2"):

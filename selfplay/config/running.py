@@ -50,8 +50,37 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """The learner's processes, one or more a host. No field changes the numbers, and none is kept for a resume."""
+
+    processes: int | Literal["auto"] = 1
+    """Processes that train as one, started with the same command; auto = ask Slurm, the TPU pod or Open MPI."""
+    process_id: int | Literal["auto"] = "auto"
+    """Which of them this one is, 0 ... processes - 1; 0 leads."""
+    coordinator: str = "auto"
+    """HOST:PORT of process 0, where they meet; auto = ask Slurm, the TPU pod or Open MPI."""
+    start_s: float = 120.0
+    """Longest wait for all processes to meet."""
+    silent_s: float = 60.0
+    """A process that has not been heard from for so long is dead, and ends all."""
+    timeout_s: float = 1800.0
+    """Longest that one thing done together may take (a step with its compilation, a save); more ends all."""
+
+    def __post_init__(self) -> None:
+        check(self.processes == "auto" or self.processes >= 1, "hosts.processes", "auto or >= 1", self.processes)
+        if isinstance(self.process_id, int) and isinstance(self.processes, int):
+            allowed = f"in 0..{self.processes - 1} (hosts.processes - 1)"
+            check(0 <= self.process_id < self.processes, "hosts.process_id", allowed, self.process_id)
+        host, _, port = self.coordinator.rpartition(":")
+        valid = self.coordinator == "auto" or (host and port.isdecimal() and 0 < int(port) < 2**16)
+        check(bool(valid), "hosts.coordinator", "auto or HOST:PORT", self.coordinator)
+        for name in ("start_s", "silent_s", "timeout_s"):
+            check(getattr(self, name) > 0, f"hosts.{name}", "> 0", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """The learner's device mesh."""
+    """The learner's mesh over the devices of all its processes. Changes memory, speed, and numbers by rounding only."""
 
     data: int = 1
     """Devices over which a batch is split, parameters whole."""
@@ -63,6 +92,11 @@ class Mesh:
     def __post_init__(self) -> None:
         for name in ("data", "fsdp", "tensor"):
             check(getattr(self, name) >= 1, f"mesh.{name}", ">= 1", getattr(self, name))
+
+    @property
+    def devices(self) -> int:
+        """Devices that the mesh needs."""
+        return self.data * self.fsdp * self.tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One decoder for the Llama, Qwen 2 and Qwen 3 families, and the functions that everything else calls.
+"""One decoder for the Llama, Qwen 2, Qwen 3 and Gemma families, and the functions that everything else calls.
 
 Letters: B rows, T tokens, P prompt tokens, S cache slots, V vocabulary, D width, N query heads,
 K key and value heads, G = N / K query heads a key head serves, H head width.
@@ -11,7 +11,9 @@ own position, and the token that belongs there overwrites it first.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -19,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from selfplay.config import Lora
 from selfplay.models.config import ModelConfig, RopeScaling
 
 Params: TypeAlias = dict[str, Any]
@@ -30,8 +33,12 @@ LayerCache: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
 Cache: TypeAlias = list[LayerCache]
 
 
+Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What a training pass puts around every block: rematerialisation, and where its activations lie."""
+
+
 class Place(NamedTuple):
-    """Where the tokens of a call stand and what they see; the same for every layer."""
+    """Where the tokens of a call stand and what they see: one for all sliding layers, one for all others."""
 
     positions: Int[Array, "B T"]
     mask: Bool[Array, "B T S"]
@@ -40,28 +47,44 @@ class Place(NamedTuple):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * weight over the last axis, computed in float32. Source: arXiv:1910.07467."""
+    """x / rms(x) * weight over the last axis, computed in float32. Source: arXiv:1910.07467.
 
-    def __init__(self, width: int, eps: float) -> None:
-        self.weight = nnx.Param(jnp.ones(width))
-        self.eps = eps
+    plus_one: times 1 + weight, still in float32 (Gemma, arXiv:2403.08295).
+    """
+
+    def __init__(self, width: int, eps: float, *, plus_one: bool = False) -> None:
+        self.weight = nnx.Param(jnp.zeros(width) if plus_one else jnp.ones(width))
+        self.eps, self.plus_one = eps, plus_one
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        if self.plus_one:
+            return (normed * (1.0 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
         return self.weight[...] * normed.astype(x.dtype)
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); kernel is [in, out]."""
+    """x @ kernel (+ bias); kernel is [in, out]. With an adapter (see lora.py): + (alpha / rank) (x @ A) @ B."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, std: float, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.lora: Lora | None = None
+
+    def adapt(self, lora: Lora) -> None:
+        """Put an adapter beside the kernel."""
+        inputs, outputs = self.kernel.shape
+        self.lora = lora
+        self.lora_a = nnx.Param(jnp.zeros((inputs, lora.rank)))
+        self.lora_b = nnx.Param(jnp.zeros((lora.rank, outputs)))
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         flat = x.reshape(-1, x.shape[-1])  # one plain matrix product each way: its gradient is 3 times faster on CPU
-        y = (flat @ self.kernel[...]).reshape(*x.shape[:-1], -1)
+        y = flat @ self.kernel[...]
+        if self.lora is not None:
+            y = y + self.lora.factor * ((flat @ self.lora_a[...]) @ self.lora_b[...])
+        y = y.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -76,8 +99,8 @@ class Attention(nnx.Module):
         self.k = Linear(width, narrow, bias=bias, std=INIT_STD, rngs=rngs)
         self.v = Linear(width, narrow, bias=bias, std=INIT_STD, rngs=rngs)
         self.o = Linear(wide, width, bias=config.output_bias, std=_residual_std(config), rngs=rngs)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
+        self.q_norm = _norm(config, config.head_dim) if config.qk_norm else None
+        self.k_norm = _norm(config, config.head_dim) if config.qk_norm else None
 
     def __call__(
         self,
@@ -96,31 +119,40 @@ class Attention(nnx.Module):
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
         if cache is not None:
             k, v = write(cache[0], k, place.positions), write(cache[1], v, place.positions)
-        y = attend(q, k, v, place.mask)
+        y = attend(q, k, v, place.mask, scale=(c.query_scale or c.head_dim) ** -0.5, softcap=c.attn_softcap)
         return self.o(y.reshape(*x.shape[:2], -1)), (k, v)
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
+
+
 class MLP(nnx.Module):
-    """down(silu(gate(x)) * up(x)): SwiGLU, arXiv:2002.05202."""
+    """down(activation(gate(x)) * up(x)): SwiGLU or GeGLU, arXiv:2002.05202."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        width, inner = config.hidden_size, config.intermediate_size
-        self.gate = Linear(width, inner, bias=False, std=INIT_STD, rngs=rngs)
-        self.up = Linear(width, inner, bias=False, std=INIT_STD, rngs=rngs)
-        self.down = Linear(inner, width, bias=False, std=_residual_std(config), rngs=rngs)
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.activation = config.activation
+        self.gate = Linear(width, inner, bias=bias, std=INIT_STD, rngs=rngs)
+        self.up = Linear(width, inner, bias=bias, std=INIT_STD, rngs=rngs)
+        self.down = Linear(inner, width, bias=bias, std=_residual_std(config), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
 
 class Block(nnx.Module):
-    """Attention, then the MLP, each on a normed copy of the residual stream."""
+    """Attention, then the MLP, each on a normed copy of the residual stream; Gemma norms what they return as well."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        self.attn_norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.attn_norm = _norm(config)
         self.attn = Attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.attn_post_norm = _norm(config) if config.post_norms else None
+        self.mlp_norm = _norm(config)
         self.mlp = MLP(config, rngs)
+        self.mlp_post_norm = _norm(config) if config.post_norms else None
 
     def __call__(
         self,
@@ -129,8 +161,9 @@ class Block(nnx.Module):
         cache: LayerCache | None = None,
     ) -> tuple[Float[Array, "B T D"], LayerCache]:
         attended, cache = self.attn(self.attn_norm(x), place, cache)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), cache
+        x = x + (attended if self.attn_post_norm is None else self.attn_post_norm(attended))
+        inner = self.mlp(self.mlp_norm(x))
+        return x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner)), cache
 
 
 class Decoder(nnx.Module):
@@ -141,8 +174,12 @@ class Decoder(nnx.Module):
         self.config = config
         self.embed = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape))
         self.layers = nnx.Dict({str(i): Block(config, rngs) for i in range(config.layers)})
-        self.norm = RMSNorm(config.hidden_size, config.rms_eps)
+        self.norm = _norm(config)
         self.head = None if config.tie_embeddings else nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape))
+        if config.lora is not None:
+            for block in self.layers.values():
+                for name in config.lora.targets:
+                    getattr(block.attn if name in ("q", "k", "v", "o") else block.mlp, name).adapt(config.lora)
 
     def __call__(
         self,
@@ -150,18 +187,26 @@ class Decoder(nnx.Module):
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"],
         cache: Cache | None = None,
+        wrap: Wrap = lambda block: block,
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        place = Place(positions, mask, *rope(positions, self.config))
+        c = self.config
+        slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
+        everything = Place(positions, mask, *rope(positions, c))
+        nearby = _nearby(everything, slots, c) if c.sliding_layers else everything
         x = jnp.take(self.embed[...], ids, axis=0)  # [B T D]
+        if c.scale_embeddings:
+            x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
         written: Cache = []
-        for i, block in enumerate(self.layers.values()):
-            x, layer = block(x, place, None if cache is None else cache[i])
+        for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
+            place = nearby if i in c.sliding_layers else everything
+            x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i])
             written.append(layer)
         return self.norm(x), written
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         matrix = self.embed[...] if self.head is None else self.head[...]
-        return jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+        z = jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+        return soften(z, self.config.logit_softcap)
 
 
 INIT_STD = 0.02
@@ -170,6 +215,24 @@ INIT_STD = 0.02
 def _residual_std(config: ModelConfig) -> float:
     """Projections onto the residual stream start smaller, as 2 x layers of them add up. Source: GPT-2."""
     return float(INIT_STD / (2 * config.layers) ** 0.5)
+
+
+def _norm(config: ModelConfig, width: int = 0) -> RMSNorm:
+    return RMSNorm(width or config.hidden_size, config.rms_eps, plus_one=config.norm_plus_one)
+
+
+def _nearby(place: Place, slots: Int[Array, "..."], config: ModelConfig) -> Place:
+    """What a sliding layer sees of a place: the last sliding_window positions, the token's own included."""
+    mask = place.mask & (place.positions[:, :, None] - slots < config.sliding_window)  # [B T S]
+    if config.local_rope_theta is None:
+        return place._replace(mask=mask)
+    local = replace(config, rope_theta=config.local_rope_theta, rope_scaling=None)
+    return Place(place.positions, mask, *rope(place.positions, local))
+
+
+def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    """c tanh(x / c): soft capping, Gemma 2, arXiv:2408.00118, section 2."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def rope(positions: Int[Array, "B T"], config: ModelConfig) -> tuple[Float[Array, "B T H/2"], Float[Array, "B T H/2"]]:
@@ -183,7 +246,9 @@ def rope(positions: Int[Array, "B T"], config: ModelConfig) -> tuple[Float[Array
 
 
 def _stretch(frequency: Float[Array, " h"], scaling: RopeScaling) -> Float[Array, " h"]:
-    """Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between blended."""
+    """Linear (arXiv:2306.15595): all slowed by `factor`. Llama 3.1: only long wavelengths, those between blended."""
+    if scaling.rope_type == "linear":
+        return frequency / scaling.factor
     turns = scaling.original_max_positions * frequency / (2 * jnp.pi)
     keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     keep = jnp.clip(keep, 0.0, 1.0)
@@ -198,27 +263,38 @@ def rotate(x: Float[Array, "B T N H"], place: Place) -> Float[Array, "B T N H"]:
 
 
 def attend(
-    q: Float[Array, "B T N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Bool[Array, "B T S"]
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T S"],
+    *,
+    scale: float,
+    softcap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(q k^T / sqrt(H)) v over the slots where mask is True; the softmax is in float32."""
+    """softmax(scale * q k^T) v over the slots where mask is True; scores and softmax are in float32."""
     b, t, n, h = q.shape
     if t == 1:
-        return _attend_one(q, k, v, mask)
+        return _attend_one(q, k, v, mask, scale, softcap)
     grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
-    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32) * h**-0.5
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(mask[:, None, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
 
 
 def _attend_one(
-    q: Float[Array, "B 1 N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Bool[Array, "B 1 S"]
+    q: Float[Array, "B 1 N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B 1 S"],
+    scale: float,
+    softcap: float | None,
 ) -> Float[Array, "B 1 N H"]:
     """`attend` of a decode step: a product with one row is a sum, and as such reads the keys once, in vector loops."""
     b, _, n, h = q.shape
     grouped = q.reshape(b, k.shape[1], -1, 1, h)  # [B K G 1 H]
-    scores = jnp.sum(grouped * k[:, :, None], axis=-1, dtype=jnp.float32) * h**-0.5  # [B K G S]
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.sum(grouped * k[:, :, None], axis=-1, dtype=jnp.float32) * scale  # [B K G S]
+    scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
 
@@ -255,6 +331,7 @@ def forward(
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
+    wrap: Wrap = lambda block: block,
 ) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
 
@@ -263,7 +340,7 @@ def forward(
     length = ids.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))
     mask = causal & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    return _decoder(config, params)(ids, positions, mask)[0]
+    return _decoder(config, params)(ids, positions, mask, wrap=wrap)[0]
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -315,5 +392,13 @@ def last_hidden(hidden: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Flo
 
 
 def _decoder(config: ModelConfig, params: Params) -> Decoder:
+    """The module with these weights; a tree without an adapter is the base, whatever the config says."""
+    if config.lora is not None and not has_adapter(params):
+        config = replace(config, lora=None)
     module: Decoder = nnx.merge(graph(config), params)
     return module
+
+
+def has_adapter(params: Params) -> bool:
+    """Whether any matrix of a tree has an adapter beside it."""
+    return "lora_a" in params or any(isinstance(node, dict) and has_adapter(node) for node in params.values())

@@ -5,28 +5,40 @@ Axes: `data` repeats the parameters and splits the batch, `fsdp` splits both, `t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from selfplay.errors import UserError
+from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params
 
 AXES = ("data", "fsdp", "tensor")
 
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes that share the rows of a batch."""
+
 P = PartitionSpec
+
+KERNEL_SPECS: dict[str, PartitionSpec] = {
+    "attn.q": P("fsdp", "tensor"),
+    "attn.k": P("fsdp", "tensor"),
+    "attn.v": P("fsdp", "tensor"),
+    "attn.o": P("tensor", "fsdp"),
+    "mlp.gate": P("fsdp", "tensor"),
+    "mlp.up": P("fsdp", "tensor"),
+    "mlp.down": P("tensor", "fsdp"),
+}
+"""Matrix [in, out] -> mesh axis of each of its axes. Its bias lies as its outputs where `tensor` splits those."""
 
 PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "embed": P("tensor", "fsdp"),
     "head": P("tensor", "fsdp"),
     "norm.weight": P(None),
     "attn_norm.weight": P(None),
-    "attn.q.kernel": P("fsdp", "tensor"),
-    "attn.k.kernel": P("fsdp", "tensor"),
-    "attn.v.kernel": P("fsdp", "tensor"),
-    "attn.o.kernel": P("tensor", "fsdp"),
+    "attn_post_norm.weight": P(None),
     "attn.q.bias": P("tensor"),
     "attn.k.bias": P("tensor"),
     "attn.v.bias": P("tensor"),
@@ -34,21 +46,29 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "attn.q_norm.weight": P(None),
     "attn.k_norm.weight": P(None),
     "mlp_norm.weight": P(None),
-    "mlp.gate.kernel": P("fsdp", "tensor"),
-    "mlp.up.kernel": P("fsdp", "tensor"),
-    "mlp.down.kernel": P("tensor", "fsdp"),
+    "mlp_post_norm.weight": P(None),
+    "mlp.gate.bias": P("tensor"),
+    "mlp.up.bias": P("tensor"),
+    "mlp.down.bias": P(None),
+    **{f"{name}.kernel": spec for name, spec in KERNEL_SPECS.items()},
+    **{f"{name}.lora_a": P(spec[0], None) for name, spec in KERNEL_SPECS.items()},
+    **{f"{name}.lora_b": P(None, spec[1]) for name, spec in KERNEL_SPECS.items()},
 }
 """Parameter name (within its layer) -> mesh axis of each of its axes."""
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first data * fsdp * tensor devices; axes are Auto, so that the compiler places the rest."""
+    """A mesh over the first data * fsdp * tensor devices; axes are Auto, so that the compiler places the rest.
+
+    Over several processes it takes all devices of all: a process without one could not join in.
+    """
     shape = (data, fsdp, tensor)
     if min(shape) < 1:
         raise UserError(f"mesh axes must be >= 1, got data={data} fsdp={fsdp} tensor={tensor}")
-    needed, devices = int(np.prod(shape)), jax.devices()
-    if needed > len(devices):
-        raise UserError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {needed} devices, got {len(devices)}")
+    needed, devices, processes = int(np.prod(shape)), jax.devices(), jax.process_count()
+    if needed > len(devices) or (processes > 1 and needed != len(devices)):
+        found = f"{len(devices)}" + (f" in {processes} processes, which must all be used" if processes > 1 else "")
+        raise UserError(f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {needed} devices, got {found}")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
 
 
@@ -61,41 +81,60 @@ def parameter_spec(path: tuple[str, ...]) -> PartitionSpec:
 
 
 def parameter_shardings(params: Params, mesh: Mesh) -> Params:
-    """A tree like `params` of NamedShardings; an axis that does not divide its mesh axis stays whole."""
+    """A tree like `params` (arrays or their shapes) of NamedShardings.
+
+    Raises:
+      UserError: an axis that the table splits does not divide over its mesh axis; nothing is left whole silently.
+    """
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        axes = zip(parameter_spec(tuple(str(part.key) for part in path)), leaf.shape, strict=True)
-        return NamedSharding(mesh, P(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in axes)))
+        names = tuple(str(part.key) for part in path)
+        spec = parameter_spec(names)
+        for index, (axis, size) in enumerate(zip(spec, leaf.shape, strict=True)):
+            if axis is not None and size % mesh.shape[axis]:
+                raise UserError(
+                    f"parameter {'.'.join(names)}: axis {index} of size {size} does not divide over "
+                    f"mesh.{axis} = {mesh.shape[axis]}"
+                )
+        return NamedSharding(mesh, spec)
 
     return dict(jax.tree_util.tree_map_with_path(one, params))
 
 
+def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """Refuse a mesh that would cut a query head in two.
+
+    Key and value heads may be fewer than `tensor`: their kernels are split all the same, and the compiler gathers the
+    few heads where queries of several devices share one.
+    """
+    tensor = mesh.shape["tensor"]
+    if config.heads % tensor:
+        raise UserError(f"{config.heads} attention heads do not divide over mesh.tensor = {tensor}")
+
+
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """The parameters laid out over the mesh."""
-    return dict(jax.device_put(params, parameter_shardings(params, mesh)))
+    return dict(place(params, parameter_shardings(params, mesh)))
 
 
-def batch_rows(rows: int, mesh: Mesh) -> int:
-    """Rows after padding: the next multiple of data * fsdp."""
-    parts = int(mesh.shape["data"] * mesh.shape["fsdp"])
-    return -(-rows // parts) * parts
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole, laid out by their shardings; over several processes, each device gets
+    its part from its own process."""
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(one, tree, shardings)
 
 
-def shard_batch(batch: Any, mesh: Mesh, *, uneven: Literal["refuse", "zeros"] = "refuse") -> Any:
-    """Split the leading axis of every array over (data, fsdp); never copied whole to every device.
+def batch_parts(mesh: Mesh) -> int:
+    """Devices (or groups of `tensor` devices) that share the rows of a batch."""
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
-    Args:
-      batch: any tree of arrays with one common leading axis B.
-      uneven: what to do when B is no multiple of data * fsdp: refuse, or append rows of zeros (which are segment 0,
-        mask False and weight 0 in a `records.Batch`, so that they count nowhere).
-    """
-    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-    if len(rows) != 1:
-        raise ValueError(f"a batch has one number of rows, got {sorted(rows)}")
-    short = batch_rows(min(rows), mesh) - min(rows)
-    if short and uneven == "refuse":
-        parts = mesh.shape["data"] * mesh.shape["fsdp"]
-        raise ValueError(f"{min(rows)} rows do not divide over data * fsdp = {parts} devices; pad with uneven='zeros'")
-    if short:
-        batch = jax.tree.map(lambda x: np.pad(np.asarray(x), [(0, short)] + [(0, 0)] * (x.ndim - 1)), batch)
-    return jax.device_put(batch, NamedSharding(mesh, P(("data", "fsdp"))))
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis, rows, over (data, fsdp): rows come in multiples of `batch_parts`, never copied whole."""
+    return NamedSharding(mesh, P(BATCH_AXES))

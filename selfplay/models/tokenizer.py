@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,42 @@ class Tokenizer:
         """Number of tokens, added ones included; a model's vocabulary may be padded beyond it."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Name -> id of every special token: those that `decode` leaves out."""
+        return {str(t): i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Finds the name of a special token, the longest one there is, as its only group."""
+        longest_first = sorted(self.special, key=len, reverse=True)
+        return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What a chat template may call by name: bos_token, eos_token, pad_token, unk_token, where there is one."""
+        config = json.loads(self.files.get("tokenizer_config.json", b"{}"))
+        found = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        return {name: text for name, text in found.items() if text is not None}
+
+    def check_fits(self, vocab_size: int, folder: Path) -> None:
+        """Refuse a tokenizer that text can lead beyond a model's vocabulary.
+
+        A special token may lie beyond it, as Gemma 3's for images does: `encode` gives it only when asked, and the
+        embedding has no row for it.
+
+        Raises:
+          UserError: names the first token too many.
+        """
+        special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        special -= {self.eos_id, self.pad_id, self.bos_id}
+        for token, i in sorted(self.backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]):
+            if i >= vocab_size and i not in special:
+                raise UserError(
+                    f"{folder / 'tokenizer.json'}: token {token!r} has id {i}, but vocab_size in config.json is"
+                    f" {vocab_size}: the tokenizer has {self.vocab_size} tokens"
+                )
+
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """Ids [n] int32 of a text, nothing added. Total: a lone surrogate counts as an unknown character.
 
@@ -50,14 +88,25 @@ class Tokenizer:
 
     def prompt(self, text: str) -> np.ndarray:
         """Ids [n] int32 of a text that begins a context: with the beginning-of-sequence token where there is one."""
-        ids = self.encode(text)
+        return self.begin(self.encode(text))
+
+    def begin(self, ids: np.ndarray) -> np.ndarray:
+        """Ids [n] int32 that begin a context: the beginning-of-sequence token, where there is one, once."""
         if self.bos_id is None or (ids.size and ids[0] == self.bos_id):
             return ids
         return np.concatenate([np.asarray([self.bos_id], np.int32), ids])
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids, special tokens left out."""
-        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of some ids; special tokens are left out, or with `special` written by their names."""
+        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=not special))
+
+    def silent(self, token: int) -> bool:
+        """Whether `decode` gives nothing for a token: a special one, or one beyond the vocabulary."""
+        return token in self._special_ids or self.backend.id_to_token(token) is None
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special.values())
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files as they were read or built."""
@@ -89,7 +138,10 @@ def from_files(files: Mapping[str, bytes], *, source: Path | str = "tokenizer") 
         raise UserError(f"{Path(source) / 'tokenizer_config.json'}: not readable as JSON ({error})") from error
     eos = _special(backend, config, "eos_token")
     if eos is None:
-        raise UserError(f"{source}: the tokenizer names no eos_token that is in its vocabulary")
+        raise UserError(
+            f"{Path(source) / 'tokenizer_config.json'}: field eos_token: expected a token of tokenizer.json,"
+            f" found {config.get('eos_token')!r}"
+        )
     pad = _special(backend, config, "pad_token")
     template = config.get("chat_template")
     if "chat_template.jinja" in files:
@@ -99,7 +151,7 @@ def from_files(files: Mapping[str, bytes], *, source: Path | str = "tokenizer") 
         eos_id=eos,
         pad_id=eos if pad is None else pad,
         bos_id=_prompt_bos(backend, config),
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=_default_template(template),
         files=dict(files),
     )
 
@@ -145,10 +197,23 @@ def printable_ascii(*, vocab_size: int = 128, model_max_length: int = 512) -> To
 
 def _special(backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str) -> int | None:
     """Id of a special token that tokenizer_config.json names, as text or as {"content": text}."""
-    value = config.get(name)
-    token = value.get("content") if isinstance(value, dict) else value
-    found = backend.token_to_id(token) if isinstance(token, str) else None
+    token = _content(config.get(name))
+    found = None if token is None else backend.token_to_id(token)
     return None if found is None else int(found)
+
+
+def _content(value: Any) -> str | None:
+    """The text of a token as tokenizer_config.json writes it: itself, or {"content": text}."""
+    token = value.get("content") if isinstance(value, dict) else value
+    return token if isinstance(token, str) else None
+
+
+def _default_template(value: Any) -> str | None:
+    """The chat template; of several by name, [{"name": ..., "template": ...}], the one called default."""
+    if isinstance(value, list):
+        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
 
 
 def _prompt_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> int | None:

@@ -19,6 +19,11 @@ from envs.chain_rules import GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, 
 COMPACT = Chain()
 WORDS = Chain(form="words")
 WORDS_10 = Chain(form="words", modulus=10)
+BRIEF = Chain(form="brief")
+NARROW = Chain(
+    form="brief", operators=["sort", "largest", "last", "increment"], values=[0, 9], digits=[1, 3],
+    propose_digits=[1, 3], propose_operators=[1, 2], guess_limit=0.5,
+)  # fmt: skip
 
 programs = st.text(alphabet=OPERATORS, min_size=1, max_size=14)
 
@@ -107,6 +112,45 @@ def test_words_by_hand() -> None:
     assert WORDS.verify(admitted(WORDS, "rotate [3, 8, 5]"), "I get [8,5,3]").status == "ok"
 
 
+def test_brief_by_hand() -> None:
+    task = admitted(BRIEF, "reverse [3, 8, 5], then sum")
+    assert task.prompt[0].text == "reverse [3, 8, 5], then sum" and BRIEF.gold(task) == "[5, 8, 3] -> 16"
+    for problem, gold in (
+        ("sort [3, 1, 2]", "[1, 2, 3]"), ("last [4, 9, 1]", "1"), ("first [4, 9, 1]", "4"), ("increment [9]", "[10]"),
+        ("largest [4, 9, 1]", "9"), ("sort [4, 9, 1], then first", "[1, 4, 9] -> 1"),
+    ):  # fmt: skip
+        assert BRIEF.gold(admitted(BRIEF, problem)) == gold
+        assert BRIEF.verify(admitted(BRIEF, problem), f" {gold}").reward == 1
+        assert BRIEF.verify(admitted(BRIEF, problem), "7").reward == 0
+    assert BRIEF.ask("solve", (), 0)[0].text == "new task"
+    assert BRIEF.ask("solve", [task], 0)[0].text == "new task, other than: reverse [3, 8, 5], then sum"
+    assert task.key == admitted(WORDS, "reverse [3, 8, 5], then sum").key
+
+
+def test_options_narrow_tasks_and_proposals_alike() -> None:
+    tasks = [NARROW.task(split, i, 0, difficulty=1) for split in SPLITS for i in range(20)]
+    assert {t.payload["program"] for t in tasks} == {"s", "g", "e", "i"}
+    assert all(1 <= len(t.payload["state"]) <= 3 and max(t.payload["state"]) <= 9 for t in tasks)
+    for task in tasks:
+        found = NARROW.admit("solve", NARROW.offer(task), (), 0)
+        assert (found.key == task.key) if isinstance(found, Task) else (found.reason, task.split != "train") == (
+            "held_out", True,
+        )  # fmt: skip
+    assert outcome(NARROW, "reverse [3, 1, 2]") == "bounds"  # not in use
+    assert outcome(NARROW, "sort [3, 10, 2]") == "bounds" and outcome(NARROW, "sort [3, 1, 2, 0]") == "bounds"
+    assert Chain(form="brief", operators=["largest", "last"]).spec.difficulties == (1,)  # nothing to put before them
+    said = Chain(form="words", operators=["sort"], values=(1, 9)).ask("solve", (), 0)[0].text
+    assert "this kind: sort [3, 8, 5]\n" in said and "from 1 to 9" in said and "reverse" not in said
+
+
+def test_the_guess_share_is_over_the_numbers_in_use() -> None:
+    largest = normal_form("g", 3, 100)
+    # P(max of three digits = 9) = 1 - .9^3 = .271; of three numbers below 100, P(99) = .03
+    assert guess_share(largest, 100, (0, 9)) == pytest.approx(0.271, abs=0.08)
+    assert guess_share(largest, 100) < 0.1
+    assert outcome(Chain(form="brief", values=(0, 9)), "largest [7, 1, 2]") == "guessable"
+
+
 def test_prompts_for_proposals() -> None:
     shown = [admitted(COMPACT, "3142rsi"), admitted(COMPACT, "98215dc")]
     assert COMPACT.ask("solve", (), 0)[0].text == "?"
@@ -145,6 +189,7 @@ def test_equal_normal_forms_agree_everywhere(one: str, two: str, length: int, se
         ("srr", "s"), ("scc", "s"), ("sxx", "s"), ("ss", "s"), ("rs", "s"), ("xs", "s"), ("ls", "s"), ("ils", "is"),
         ("iiiiiiiiiii", "i"), ("ir", "ri"), ("dl", "ld"), ("cx", "xc"), ("sis", "is"), ("llll", "rr"), ("rlr", "lll"),
         ("rlrl", "xx"), ("dsis", "dis"), ("lsc", "sc"),
+        ("rf", "e"), ("xe", "f"), ("lllf", "e"), ("le", "f"), ("rie", "if"),
     ],
 )  # fmt: skip
 def test_aliases_share_a_family(one: str, two: str) -> None:
@@ -166,7 +211,7 @@ def test_the_key_ignores_the_surface_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "env", [COMPACT, WORDS, WORDS_10, Chain(digits=(2, 8))], ids=["compact", "words", "mod10", "wide"]
+    "env", [COMPACT, WORDS, WORDS_10, BRIEF, Chain(digits=(2, 8))], ids=["compact", "words", "mod10", "brief", "wide"]
 )
 def test_tasks(env: Chain) -> None:
     assert isinstance(env, Proposable)
@@ -324,10 +369,14 @@ def test_what_is_well_formed_is_admitted_or_turned_down_by_name(state: list[int]
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"form": "word"}, "chain: option form must be one of compact, words, got 'word'; did you mean words?"),
+        ({"form": "word"}, "chain: option form must be one of compact, words, brief, got 'word'; did you mean words?"),
         ({"digits": 4}, "chain: option digits must be two whole numbers from 2 to 12, the smaller first, got 4"),
         ({"digits": [5, 4]}, "the smaller first, got [5, 4]"),
         ({"digits": [1, 4]}, "from 2 to 12"),
+        ({"operators": ["sort", "largets"], "form": "brief"}, "got 'largets'; did you mean largest"),
+        ({"operators": "first", "form": "words"}, "option operators must be one of reverse, sort,"),
+        ({"operators": [], "form": "words"}, "option operators must name at least one of reverse,"),
+        ({"values": [0, 100], "form": "words"}, "option values must be two whole numbers from 0 to 99"),
         ({"modulus": 100}, "chain: option modulus must be one of 10, got 100"),
         ({"guess_limit": 2}, "chain: option guess_limit must be a number from 0 to 1, got 2"),
         ({"propose_operators": [0, 3]}, "chain: option propose_operators must be two whole numbers from 1 to 24"),

@@ -15,6 +15,13 @@ QWEN3 = ModelConfig(
 )  # fmt: skip
 QWEN2 = replace(QWEN3, family="qwen2", qk_norm=False, qkv_bias=True, tie_embeddings=False)
 LLAMA = replace(QWEN3, family="llama", qk_norm=False, kv_heads=4)
+GEMMA2 = replace(
+    QWEN3, family="gemma2", qk_norm=False, activation="gelu_pytorch_tanh", norm_plus_one=True, post_norms=True,
+    scale_embeddings=True, query_scale=8, attn_softcap=50.0, logit_softcap=30.0, sliding_window=4, sliding_layers=(0,),
+)  # fmt: skip
+GEMMA3 = replace(GEMMA2, family="gemma3_text", qk_norm=True, attn_softcap=None, logit_softcap=None, rope_theta=1e6,
+                 local_rope_theta=1e4)  # fmt: skip
+FAMILIES = (QWEN3, QWEN2, LLAMA, GEMMA2, GEMMA3)
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> Params:

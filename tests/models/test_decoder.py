@@ -11,8 +11,8 @@ import pytest
 
 from selfplay.models import decode_step, extend, forward, logits, prefill
 from selfplay.models.config import RopeScaling
-from selfplay.models.decoder import Place, RMSNorm, attend, rope, rotate
-from tests.models.shapes import LLAMA, QWEN2, QWEN3, random_params
+from selfplay.models.decoder import Place, RMSNorm, attend, rope, rotate, soften
+from tests.models.shapes import GEMMA3, LLAMA, QWEN2, QWEN3, random_params
 
 hidden_of = jax.jit(forward, static_argnums=0)
 
@@ -52,8 +52,8 @@ def test_gqa_equals_attention_with_repeated_heads():
     q = jax.random.normal(keys[0], (2, 5, 4, 8))
     k, v = (jax.random.normal(key, (2, 2, 5, 8)) for key in keys[1:])
     mask = jnp.tril(jnp.ones((1, 5, 5), bool))
-    repeated = attend(q, k.repeat(2, axis=1), v.repeat(2, axis=1), mask)
-    np.testing.assert_allclose(attend(q, k, v, mask), repeated, atol=1e-6)
+    repeated = attend(q, k.repeat(2, axis=1), v.repeat(2, axis=1), mask, scale=8**-0.5)
+    np.testing.assert_allclose(attend(q, k, v, mask, scale=8**-0.5), repeated, atol=1e-6)
 
 
 def test_attention_by_hand():
@@ -61,7 +61,7 @@ def test_attention_by_hand():
     q = jnp.ones((1, 1, 1, 1))
     k = jnp.array([0.0, math.log(3.0), 50.0]).reshape(1, 1, 3, 1)
     v = jnp.array([4.0, 8.0, 1000.0]).reshape(1, 1, 3, 1)
-    out = attend(q, k, v, jnp.array([[[True, True, False]]]))
+    out = attend(q, k, v, jnp.array([[[True, True, False]]]), scale=1.0)
     np.testing.assert_allclose(out.ravel(), [7.0], rtol=1e-6)
 
 
@@ -87,9 +87,9 @@ def test_packed_segments_equal_separate_rows():
     np.testing.assert_allclose(packed[3:7], hidden_of(QWEN3, params, *_rows([second]))[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [QWEN3, QWEN2], ids=lambda c: c.family)
+@pytest.mark.parametrize("config", [QWEN3, GEMMA3], ids=lambda c: c.family)
 def test_prefill_extend_and_decode_equal_a_fresh_forward(config):
-    # Rows of unlike length, each with its own position throughout.
+    # Rows of unlike length, each with its own position throughout; Gemma's window of 4 is shorter than both.
     params = random_params(config)
     ids = np.asarray(jax.random.randint(jax.random.key(3), (2, 9), 4, 100), np.int32)
     fresh = hidden_of(config, params, *_rows(ids))
@@ -102,6 +102,31 @@ def test_prefill_extend_and_decode_equal_a_fresh_forward(config):
     token = np.array([ids[0, 7], ids[1, 5]])
     hidden, cache = jax.jit(decode_step, static_argnums=0)(config, params, token, lengths + 2, cache)
     np.testing.assert_allclose(hidden, np.stack([fresh[0, 7], fresh[1, 5]]), atol=1e-5)
+
+
+def test_a_sliding_layer_forgets_what_lies_behind_its_window_and_a_packed_row_keeps_it():
+    # One layer, window 4: the token at position 5 sees positions 2 to 5, so a change at 1 is not seen there.
+    config = replace(LLAMA, layers=1, sliding_window=4, sliding_layers=(0,))
+    params = random_params(config)
+    ids, positions, segments = _rows([[5, 6, 7, 8, 9, 10]])
+    other = np.array([[5, 90, 7, 8, 9, 10]])
+    a, b = (hidden_of(config, params, x, positions, segments) for x in (ids, other))
+    np.testing.assert_allclose(a[:, 5], b[:, 5], atol=1e-6)
+    assert np.abs(a[:, 1:5] - b[:, 1:5]).max(-1).min() > 1e-3
+    packed = [np.concatenate([x, x], 1) for x in (ids, positions, segments)]
+    packed[2] = np.repeat([[1, 2]], 6, axis=1)
+    np.testing.assert_allclose(hidden_of(config, params, *packed)[:, 6:], a, atol=1e-5)
+
+
+def test_soft_caps_by_hand():
+    # 2 tanh(3 / 2)
+    np.testing.assert_allclose(soften(jnp.array([3.0, 0.0]), 2.0), [2 * math.tanh(1.5), 0.0], rtol=1e-6)
+
+
+def test_linear_rope_scaling_by_hand():
+    config = replace(LLAMA, head_dim=4, rope_theta=100.0, rope_scaling=RopeScaling(rope_type="linear", factor=4.0))
+    cos, sin = rope(jnp.array([[2]]), config)
+    np.testing.assert_allclose(np.arctan2(sin, cos).ravel(), [0.5, 0.05], rtol=1e-5)
 
 
 def test_tied_logits_are_the_embedding_product():

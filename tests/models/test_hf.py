@@ -11,8 +11,12 @@ import safetensors.numpy
 
 from selfplay.errors import UserError
 from selfplay.models import load, printable_ascii, save
-from selfplay.models.config import FAMILIES, from_hf, to_hf
-from tests.models.shapes import LLAMA, QWEN2, QWEN3, random_params
+from selfplay.models.config import from_hf, to_hf
+from selfplay.models.decoder import abstract_params
+from selfplay.models.hf import INDEX, flatten, locate, tensor_name
+from selfplay.models.sharding import make_mesh, parameter_shardings
+from tests.models.shapes import FAMILIES as SHAPES
+from tests.models.shapes import GEMMA3, LLAMA, QWEN2, QWEN3, random_params
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def damaged(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("config", [QWEN3, QWEN2, LLAMA], ids=lambda c: c.family)
+@pytest.mark.parametrize("config", SHAPES, ids=lambda c: c.family)
 def test_save_then_load_keeps_every_bit(config, tmp_path):
     params = random_params(config)
     save(tmp_path / "m", config, params, printable_ascii())
@@ -45,6 +49,72 @@ def test_bfloat16_is_kept_and_the_file_is_deterministic(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, a.params, params)
     assert a.digest == b.digest
     assert a.params["embed"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("shard_bytes", [2**30, 20_000], ids=["single", "sharded"])
+def test_load_then_save_reproduces_every_tensor_in_its_stored_dtype(shard_bytes, tmp_path):
+    def stored(name):
+        return jnp.float32 if "norm" in name else jnp.bfloat16
+
+    names = [tensor_name(path, GEMMA3) for path, _ in flatten(abstract_params(GEMMA3))]
+    dtypes = {name: stored(name) for name in names}
+    save(tmp_path / "a", GEMMA3, random_params(GEMMA3), printable_ascii(), dtype=dtypes, shard_bytes=shard_bytes)
+    model = load(tmp_path / "a")
+    assert model.params["embed"].dtype == jnp.float32
+    save(tmp_path / "b", model.config, model.params, model.tokenizer, dtype=model.stored, shard_bytes=shard_bytes)
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert (INDEX in files) == (shard_bytes == 20_000) and ("model.safetensors" in files) == (INDEX not in files)
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    tensors = safetensors.numpy.load_file(next((tmp_path / "a").glob("*.safetensors")))
+    assert {name: array.dtype for name, array in tensors.items()}.items() <= {
+        name: np.dtype(dtype) for name, dtype in dtypes.items()
+    }.items()
+
+
+def test_weights_go_straight_into_their_sharding_and_are_the_same(tmp_path):
+    save(tmp_path / "m", QWEN2, random_params(QWEN2), printable_ascii(), shard_bytes=20_000)
+    mesh = make_mesh(1, 4, 2)
+    spread, whole = load(tmp_path / "m", mesh=mesh).params, load(tmp_path / "m").params
+    jax.tree.map(np.testing.assert_array_equal, spread, whole)
+    shardings = parameter_shardings(abstract_params(QWEN2), mesh)
+    jax.tree.map(lambda x, sharding: x.sharding.is_equivalent_to(sharding, x.ndim) or pytest.fail(), spread, shardings)
+    kernel = spread["layers"]["0"]["attn"]["q"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (8, 16)
+
+
+def test_the_text_half_of_a_gemma_with_eyes_is_read(tmp_path):
+    save(tmp_path / "m", GEMMA3, random_params(GEMMA3), printable_ascii())
+    plain = load(tmp_path / "m")
+    raw = json.loads((tmp_path / "m" / "config.json").read_text())
+    _tensors(tmp_path / "m", lambda t: t.update({"vision_tower.x": np.ones(2, np.float32)} |
+                                                {f"language_model.{k}": t.pop(k) for k in list(t)}))  # fmt: skip
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": raw}))
+    model = load(tmp_path / "m")
+    assert model.config == plain.config
+    jax.tree.map(np.testing.assert_array_equal, model.params, plain.params)
+
+
+def test_configs_of_transformers_4_are_read():
+    old = {"model_type": "gemma3_text", "vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 7, "head_dim": 32,
+           "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 32, "sliding_window": 512,
+           "rope_theta": 1e6, "rope_local_base_freq": 5e3, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+           "query_pre_attn_scalar": 168}  # fmt: skip
+    config = from_hf(old)
+    assert config.sliding_layers == (0, 1, 2, 3, 4, 6) and config.tie_embeddings and config.query_scale == 168
+    assert (config.rope_scaling.factor, config.rope_theta, config.local_rope_theta) == (8.0, 1e6, 5e3)
+    window = from_hf(to_hf(QWEN2) | {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1})
+    assert (window.sliding_window, window.sliding_layers) == (9, (1,))
+    assert from_hf(to_hf(QWEN2) | {"sliding_window": 9}).sliding_layers == ()
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=lambda c: c.family)
+def test_transformers_opens_every_family_as_the_same_model(config, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(config)))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert from_hf(theirs.to_dict()) == config
 
 
 def test_names_and_layout_are_those_of_hugging_face(saved):
@@ -115,25 +185,53 @@ def _tensors(folder, change):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
 
 
+def _index(folder, weight_map):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
 SPOILS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
     "torn config": (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
     "config list": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object"),
-    "family": (lambda f: _edit(f, model_type="gpt2"), "'gpt2' is not supported.*llama, qwen2, qwen3"),
+    "family": (lambda f: _edit(f, model_type="gpt2"), "'gpt2' is not supported.*llama, qwen2, qwen3, gemma2"),
     "no family": (lambda f: _edit(f, model_type=None), "model_type None is not supported"),
     "activation": (lambda f: _edit(f, hidden_act="relu"), "hidden_act 'relu'"),
-    "window": (lambda f: _edit(f, use_sliding_window=True), "use_sliding_window"),
+    "window": (lambda f: _edit(f, use_sliding_window=True, sliding_window=0, max_window_layers=0), "sliding_window"),
+    "layer types": (lambda f: _edit(f, use_sliding_window=True, sliding_window=4, layer_types=["x"]), "layer_types"),
     "rope": (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), "rope_type 'yarn'"),
     "type": (lambda f: _edit(f, hidden_size="wide"), "wrong type"),
     "heads": (lambda f: _edit(f, num_key_value_heads=3), "multiple of kv_heads"),
-    "vocabulary": (lambda f: _edit(f, vocab_size=90), "tokenizer has 100 tokens, the model only 90"),
+    "vocabulary": (
+        lambda f: _edit(f, vocab_size=90),
+        "tokenizer.json: token .* has id 90, but vocab_size in config.json is 90",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
     "torn tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: damaged"),
-    "no eos": (lambda f: (f / "tokenizer_config.json").write_text("{}"), "no eos_token"),
+    "no eos": (
+        lambda f: (f / "tokenizer_config.json").write_text("{}"),
+        "tokenizer_config.json: field eos_token: expected a token .* found None",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "torn weights": (lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 40), "damaged"),
     "missing tensor": (lambda f: _tensors(f, lambda t: t.pop("model.norm.weight")), "'model.norm.weight' is missing"),
-    "misshapen": (lambda f: _edit(f, intermediate_size=64), r"down_proj.weight' has shape .*expected \(64, 32\)"),
+    "misshapen": (
+        lambda f: _edit(f, intermediate_size=64),
+        r"down_proj.weight' has shape \(32, 48\), expected \(32, 64\)",
+    ),
+    "leftover tensor": (lambda f: _tensors(f, lambda t: t.update(x=np.ones(2, np.float32))), "tensor 'x' .* no place"),
+    "leftover layer": (lambda f: _edit(f, num_hidden_layers=1), r"layers.1.*\(11 in all\) has no place in a qwen3"),
+    "integer tensor": (
+        lambda f: _tensors(f, lambda t: t.update({"model.norm.weight": np.ones(32, np.int8)})),
+        "'model.norm.weight' is I8, expected one of F32, BF16, F16",
+    ),
+    "missing shard": (
+        lambda f: _index(f, {"model.norm.weight": "b.safetensors"}),
+        r"b.safetensors: no such file; .*norm",
+    ),
+    "moved tensor": (lambda f: _index(f, {"x.weight": "a.safetensors"}), "a.safetensors: tensor 'x.weight' is missing"),
+    "index elsewhere": (lambda f: _index(f, {"x": "../a.safetensors"}), "expected the name of a file beside it"),
+    "empty index": (lambda f: _index(f, {}), "field 'weight_map'"),
 }
 
 
@@ -151,6 +249,32 @@ def test_a_missing_folder_names_the_embedded_models(tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_every_family_has_an_architecture_to_write():
-    for family in FAMILIES:
-        assert to_hf(from_hf(to_hf(LLAMA) | {"model_type": family}))["architectures"][0].lower().startswith(family)
+def test_a_special_token_beyond_the_vocabulary_is_no_mistake_but_eos_there_is(damaged):
+    tokenizer = load(damaged).tokenizer.backend
+    tokenizer.add_special_tokens([f"<image{i}>" for i in range(40)])  # ids 100 to 139; the model has 128
+    tokenizer.save(str(damaged / "tokenizer.json"))
+    assert load(damaged).tokenizer.vocab_size == 140
+    (damaged / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<image30>"}))
+    with pytest.raises(UserError, match="'<image30>' has id 130"):
+        load(damaged)
+
+
+def test_a_hub_id_is_taken_from_the_cache_else_fetched(saved, monkeypatch):
+    asked = []
+
+    def snapshot_download(model_id, *, allow_patterns, local_files_only=False):
+        asked.append(local_files_only)
+        if model_id == "org/cached" or (model_id == "org/known" and not local_files_only):
+            return str(saved)
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nand more lines")
+
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert locate("org/cached") == saved and asked == [True]
+    assert locate("org/known") == saved and asked == [True, True, False]
+    with pytest.raises(UserError, match="'org/none': no such folder, and the hub gives none .*no network"):
+        locate("org/none")
+    asked.clear()
+    with pytest.raises(UserError, match="embedded models: tiny"):
+        locate("a/b/c")
+    assert asked == []

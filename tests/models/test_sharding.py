@@ -11,11 +11,13 @@ from selfplay.models import forward, logits
 from selfplay.models.decoder import abstract_params
 from selfplay.models.hf import TENSOR_NAMES
 from selfplay.models.sharding import (
+    KERNEL_SPECS,
     PARAMETER_SPECS,
-    batch_rows,
+    batch_parts,
+    batch_sharding,
+    check_mesh,
     make_mesh,
     parameter_shardings,
-    shard_batch,
     shard_params,
 )
 from tests.models.shapes import LLAMA, QWEN2, QWEN3, random_params
@@ -37,20 +39,21 @@ def _batch(rows, length=10):
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
 def test_loss_and_gradients_agree_on_one_and_eight_devices(shape):
-    params, batch = random_params(QWEN3), _batch(6)
+    params, batch = random_params(QWEN3), _batch(8)
     step = jax.jit(jax.value_and_grad(_loss))
     loss, grads = step(params, batch)
     mesh = make_mesh(*shape)
-    spread = shard_batch(batch, mesh, uneven="zeros")
+    spread = jax.device_put(batch, batch_sharding(mesh))
     assert len(spread["ids"].sharding.device_set) == 8
-    assert spread["ids"].addressable_shards[0].data.shape[0] == 8 // (shape[0] * shape[1])
+    assert {s.data.shape[0] for s in spread["ids"].addressable_shards} == {8 // batch_parts(mesh)}
     loss8, grads8 = step(shard_params(params, mesh), spread)
     np.testing.assert_allclose(loss8, loss, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads8, grads)
 
 
 def test_every_parameter_of_every_family_has_one_spec_of_its_rank():
-    assert PARAMETER_SPECS.keys() == TENSOR_NAMES.keys()
+    own = {name for name in PARAMETER_SPECS if "lora" not in name}
+    assert own == set(TENSOR_NAMES) and len(PARAMETER_SPECS) - len(own) == 2 * len(KERNEL_SPECS)
     mesh = make_mesh(1, 2, 2)
     for config in (QWEN3, QWEN2, LLAMA):
         shardings = parameter_shardings(abstract_params(config), mesh)
@@ -58,18 +61,22 @@ def test_every_parameter_of_every_family_has_one_spec_of_its_rank():
     assert shardings["layers"]["0"]["attn"]["q"]["kernel"].spec == P("fsdp", "tensor")
 
 
-def test_an_axis_that_does_not_divide_stays_whole():
-    spec = parameter_shardings({"embed": jnp.zeros((7, 4))}, make_mesh(1, 2, 2))["embed"].spec
-    assert spec == P(None, "fsdp")
+def test_an_axis_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="parameter embed: axis 0 of size 7 does not divide over mesh.tensor = 2"):
+        parameter_shardings({"embed": jnp.zeros((7, 4))}, make_mesh(1, 2, 2))
+    with pytest.raises(UserError, match="layers.0.attn.k.kernel: axis 0 of size 32 .* mesh.fsdp = 3"):
+        parameter_shardings({"layers": abstract_params(QWEN3)["layers"]}, make_mesh(1, 3, 1))
 
 
-def test_an_uneven_batch_is_refused_or_padded_never_copied():
-    mesh = make_mesh(2, 2, 1)
-    assert (batch_rows(5, mesh), batch_rows(8, mesh)) == (8, 8)
-    with pytest.raises(ValueError, match="6 rows do not divide over data \\* fsdp = 4"):
-        shard_batch(_batch(6), mesh)
-    padded = shard_batch(_batch(6), mesh, uneven="zeros")
-    assert padded["ids"].shape == (8, 10) and not np.asarray(padded["segment_ids"])[6:].any()
+def test_a_query_head_is_never_cut():
+    check_mesh(QWEN3, make_mesh(1, 2, 4))  # 4 query heads; the 2 key heads may be shared
+    with pytest.raises(UserError, match="4 attention heads do not divide over mesh.tensor = 8"):
+        check_mesh(QWEN3, make_mesh(1, 1, 8))
+
+
+def test_a_batch_that_does_not_divide_is_never_copied_to_every_device():
+    with pytest.raises(ValueError, match="evenly divide"):
+        jax.device_put(_batch(6), batch_sharding(make_mesh(2, 2, 1)))
 
 
 def test_a_mesh_larger_than_the_machine_is_refused():

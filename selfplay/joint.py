@@ -1,0 +1,242 @@
+"""What all processes of the learner do together: everything that touches the sharded weights.
+
+Process 0 calls these methods; each first says itself to the others as a message, and they, in `follow`, call the same
+method with the same arguments. So every process runs the same compiled programs in the same order, on global arrays. A
+run of one process calls them too, and says nothing to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jax.sharding import Mesh
+
+from selfplay import recipe
+from selfplay.checkpoint import Generations
+from selfplay.config import Run
+from selfplay.errors import UserError
+from selfplay.hosts import Hosts
+from selfplay.models import Model, Params, load
+from selfplay.models.lora import with_adapter
+from selfplay.models.sharding import make_mesh
+from selfplay.records import Batch, Trajectory, decode
+from selfplay.streams import Stream, stream_key
+from selfplay.update import PolicyState, Updater
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """First message: the run as process 0 has it, its folder, and the digests of the models that all must have."""
+
+    config: str
+    folder: str
+    digests: dict[str, str]
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    batches: list[Batch]
+    reference: bool
+    done: float
+    critic_only: bool
+
+
+class Interference(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    batches: list[Batch]
+    reference: bool
+
+
+class Values(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    trajectories: list[Trajectory]
+
+
+class ReferenceLogprobs(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    trajectories: list[Trajectory]
+
+
+class Remember(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class Publish(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    base: bool
+
+
+class Save(msgspec.Struct, frozen=True, tag=True):
+    generation: int
+
+
+class Restore(msgspec.Struct, frozen=True, tag=True):
+    generation: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Leave in good order."""
+
+
+Message = Start | Step | Interference | Values | ReferenceLogprobs | Remember | Publish | Save | Restore | Stop
+
+
+class Joint:
+    """The policies of a run on the mesh of all its processes."""
+
+    def __init__(
+        self, run: Run, folder: Path, models: Mapping[str, Model], generations: Generations, hosts: Hosts
+    ) -> None:
+        self.run, self.generations, self.hosts = run, generations, hosts
+        start = Start(recipe.to_toml(run), str(folder.absolute()), {n: m.digest for n, m in models.items()})
+        with hosts.together(start):
+            self.mesh = mesh_of(run)
+            self.updaters = {name: self._updater(name, model) for name, model in models.items()}
+            self._bases = {name: model.params for name, model in models.items()}
+            keys = {name: stream_key(run.seed, Stream.INIT, i) for i, name in enumerate(sorted(models))}
+            self.policies: dict[str, PolicyState] = {
+                name: updater.init(self._bases[name], keys[name]) for name, updater in self.updaters.items()
+            }
+        kl = run.update.kl
+        self._refers_to_base = kl.place != "none" and kl.reference == "base"
+        self.previous: dict[str, Params] = {}
+        """Weights at the start of the generation, for kl.reference = previous_generation."""
+
+    def step(
+        self, policy: str, batches: Sequence[Batch], *, reference: bool, done: float, critic_only: bool
+    ) -> dict[str, float]:
+        """Gradient steps on the batches; see `Updater.step`. `reference` = it needs the reference's weights."""
+        with self.hosts.together(Step(policy, list(batches), reference, done, critic_only)):
+            self.policies[policy], measured = self.updaters[policy].step(
+                self.policies[policy],
+                batches,
+                references=self._reference(policy) if reference else None,
+                done=done,
+                critic_only=critic_only,
+            )
+        return measured
+
+    def interference(self, policy: str, batches: Sequence[Batch], *, reference: bool) -> dict[str, float]:
+        """How far the roles pull apart; see `Updater.interference`."""
+        with self.hosts.together(Interference(policy, list(batches), reference)):
+            references = self._reference(policy) if reference else None
+            return self.updaters[policy].interference(self.policies[policy], batches, references)
+
+    def values(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """The critic's values, [n] a trajectory."""
+        with self.hosts.together(Values(policy, list(trajectories))):
+            return self.updaters[policy].values(self.policies[policy], trajectories)
+
+    def reference_logprobs(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities under the reference of update.kl, [n] a trajectory."""
+        with self.hosts.together(ReferenceLogprobs(policy, list(trajectories))):
+            return self.updaters[policy].logprobs(self._reference(policy), trajectories)
+
+    def remember(self) -> None:
+        """A generation ends: its weights are the previous ones from now on, where a reference reads them."""
+        if self.run.update.kl.reference == "previous_generation":
+            with self.hosts.together(Remember()):
+                self.previous = {name: self.updaters[name].publish(state) for name, state in self.policies.items()}
+
+    def publish(self, policy: str, *, base: bool = False) -> Params:
+        """What is trained, as it is now, or all of the base: to be leased as a version. From several processes whole
+        NumPy arrays (at process 0; nothing elsewhere)."""
+        with self.hosts.together(Publish(policy, base)):
+            if not base:
+                params = self.updaters[policy].publish(self.policies[policy])
+            elif self._refers_to_base or self.run.policies[policy].lora.rank:
+                params = self._bases[policy]
+            else:  # from now on nobody here reads it
+                params = self._bases.pop(policy)
+            return (self.hosts.fetch(params) or {}) if self.mesh.is_multi_process else params
+
+    def save(self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
+        """Write a generation; record and blobs are process 0's to give."""
+        with self.hosts.together(Save(generation)):
+            self.generations.save(generation, self._arrays(), record, blobs=blobs)
+
+    def restore(self, generation: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Take up the weights of a complete generation, from whatever mesh; returns its record and its blobs."""
+        with self.hosts.together(Restore(generation)):
+            arrays, record, blobs = self.generations.load(generation, self._arrays())
+            self.policies = {name: PolicyState(**fields) for name, fields in arrays["policies"].items()}
+        self.remember()
+        return record, blobs
+
+    def stop(self) -> None:
+        """The run is over: let the other processes go."""
+        with self.hosts.together(Stop()):
+            pass
+
+    def _arrays(self) -> dict[str, Any]:
+        return {"policies": {name: vars(state) for name, state in self.policies.items()}}
+
+    def _reference(self, policy: str) -> Params:
+        """All weights of the reference; with LoRA the base is the policy's own, its adapter left out."""
+        if self.run.update.kl.reference == "base":
+            return self._bases[policy]
+        return self.updaters[policy].weights(self.previous[policy])
+
+    def _updater(self, policy: str, model: Model) -> Updater:
+        chosen = self.run.policies[policy]
+        config = with_adapter(model.config, chosen.lora)
+        return Updater(config, self.run.update, self.run.roles, self.mesh, dtype=chosen.dtype)
+
+
+def mesh_of(run: Run) -> Mesh:
+    """The mesh that a run asks for."""
+    return make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+
+
+def open_models(run: Run) -> dict[str, Model]:
+    """Every policy's model, its weights laid out on the mesh in the policy's dtype; no other copy of them is made."""
+    mesh = mesh_of(run)
+    return {name: load(p.model, dtype=p.dtype, mesh=mesh) for name, p in run.policies.items()}
+
+
+def follow(hosts: Hosts) -> None:
+    """The life of every process but process 0: do what it says until it says stop.
+
+    Raises:
+      UserError: this process finds another model than process 0 has.
+    """
+    start = decode(hosts.receive(), Start)
+    run, folder = recipe.from_text(start.config), Path(start.folder)
+    models = open_models(run)
+    for name, model in models.items():
+        if model.digest != start.digests[name]:
+            here = f"model {model.path} has digest {model.digest[:12]} at process {hosts.process}"
+            raise UserError(f"{here} and {start.digests[name][:12]} at process 0: all need the same files")
+    joint = Joint(run, folder, models, Generations(folder / "generations", run.output.keep, hosts=hosts), hosts)
+    while not isinstance(message := _next(hosts), Stop):
+        _obey(joint, message)
+
+
+def _next(hosts: Hosts) -> Message:
+    message: Message = decode(hosts.receive(), Message)  # type: ignore[arg-type]  # a union
+    return message
+
+
+def _obey(joint: Joint, message: Message) -> None:
+    match message:
+        case Step(policy, batches, reference, done, critic_only):
+            joint.step(policy, batches, reference=reference, done=done, critic_only=critic_only)
+        case Interference(policy, batches, reference):
+            joint.interference(policy, batches, reference=reference)
+        case Values(policy, trajectories):
+            joint.values(policy, trajectories)
+        case ReferenceLogprobs(policy, trajectories):
+            joint.reference_logprobs(policy, trajectories)
+        case Remember():
+            joint.remember()
+        case Publish(policy, base):
+            joint.publish(policy, base=base)
+        case Save(generation):
+            joint.save(generation, {}, {})
+        case Restore(generation):
+            joint.restore(generation)
+        case _:
+            raise ValueError(f"process 0 said {type(message).__name__} out of turn")

@@ -1,0 +1,47 @@
+"""The optimizer: AdamW behind a clip of the gradient's norm, with warm-up and decay of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from selfplay.config import Update
+
+
+def decay(update: Update, done: float) -> float:
+    """Factor on the learning rate once a share `done` of the run is behind: 1 at first, decay_floor at its end."""
+    if update.decay == "none":
+        return 1.0
+    return max(update.decay_floor, 1.0 - (1.0 - update.decay_floor) * done)
+
+
+def learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:
+    """peak * min(1, (k + 1) / warmup_steps) at the optimizer's step k = 0, 1, ..."""
+    return lambda count: peak * jnp.minimum(1.0, (count + 1) / max(update.warmup_steps, 1))
+
+
+def make_optimizer(update: Update, peak: float) -> optax.GradientTransformation:
+    """AdamW (arXiv:1711.05101) on gradients scaled down to a global norm of max_grad_norm."""
+    adamw = optax.adamw(
+        learning_rate(update, peak),
+        b1=update.beta1,
+        b2=update.beta2,
+        eps=update.adam_eps,
+        weight_decay=update.weight_decay,
+    )
+    return optax.chain(optax.clip_by_global_norm(update.max_grad_norm), adamw)
+
+
+def advance(
+    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, scale: jax.Array, finite: jax.Array
+) -> tuple[Any, Any]:
+    """One optimizer step, or none at all where a gradient is not finite."""
+    updates, new_state = tx.update(gradient, opt_state, params)
+    updates = jax.tree.map(lambda x: scale * x, updates)
+    new = optax.apply_updates(params, updates), new_state
+    kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
+    return kept

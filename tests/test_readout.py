@@ -1,0 +1,122 @@
+"""Chunks of logits give the numbers of all logits at once, and never hold them all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from selfplay.models.sharding import batch_sharding, make_mesh, shard_params
+from selfplay.readout import Positions, read_out
+from tests.models.shapes import LLAMA, QWEN2, random_params
+
+ROWS, TOKENS = 8, 15
+
+
+def positions(config, *, reference=True):
+    """Hidden states of which a third is chosen, none at all in the last two rows."""
+    rng = np.random.default_rng(0)
+    shape = (ROWS, TOKENS)
+    hidden, other = (rng.normal(size=(*shape, config.hidden_size)).astype(np.float32) for _ in range(2))
+    return Positions(
+        hidden=hidden,
+        ids=rng.integers(0, config.vocab_size, shape).astype(np.int32),
+        chosen=(rng.random(shape) < 0.3) & (np.arange(ROWS) < ROWS - 2)[:, None],
+        temperature=rng.choice([1.0, 0.7], shape).astype(np.float32),
+        reference=other if reference else None,
+    )
+
+
+def loss_of(config, mesh, chunk):
+    """A scalar in which every term has its own weight at every position."""
+    weights = np.random.default_rng(1).normal(size=(3, ROWS, TOKENS)).astype(np.float32)
+
+    def loss(params, hidden, at, reference):
+        terms = read_out(config, (params, reference), at._replace(hidden=hidden), chunk=chunk, mesh=mesh)
+        return sum(jnp.sum(w * term) for w, term in zip(weights, terms, strict=True)), terms
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+
+@pytest.fixture(scope="module")
+def at_once():
+    """By config: its weights, those of a reference, and values and gradients with all logits at once."""
+
+    def ask(config):
+        params, reference = random_params(config), random_params(config, seed=7)
+        at = positions(config)
+        return params, reference, at, loss_of(config, make_mesh(), 0)(params, at.hidden, at, reference)
+
+    return {config: ask(config) for config in (LLAMA, QWEN2)}
+
+
+def assert_close(got, expected, share):
+    """Largest difference within `share` of each tensor's largest entry."""
+    for path, (a, b) in zip(
+        [p for p, _ in jax.tree_util.tree_leaves_with_path(expected)],
+        zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True),
+        strict=True,
+    ):
+        largest = float(np.max(np.abs(b)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=share * largest + 1e-30, err_msg=str(path))
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN2], ids=["tied", "untied"])
+def test_chunks_give_values_and_gradients_of_all_at_once(at_once, config):
+    params, reference, at, expected = at_once[config]
+    got = loss_of(config, make_mesh(), 16)(params, at.hidden, at, reference)  # 120 positions: 8 chunks, 5 skipped
+    assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 1e-6)
+    assert not np.asarray(got[0][1].logprobs)[~at.chosen].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
+def test_chunks_on_eight_devices(at_once, shape):
+    params, reference, at, expected = at_once[QWEN2]
+    mesh = make_mesh(*shape)
+    spread = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), at)
+    program = loss_of(QWEN2, mesh, 8)
+    got = program(shard_params(params, mesh), spread.hidden, spread, shard_params(reference, mesh))
+    assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 2e-6)
+
+
+def largest(jaxpr) -> int:
+    """Elements of the largest array that a traced program makes, programs inside it included."""
+    sizes = [int(np.prod(v.aval.shape)) for e in jaxpr.eqns for v in e.outvars if hasattr(v.aval, "shape")]
+    inner = [largest(sub) for e in jaxpr.eqns for sub in jaxprs_in_params(e.params)]
+    return max([*sizes, *inner, 0])
+
+
+def test_no_array_holds_the_logits_of_all_positions():
+    config = replace(LLAMA, vocab_size=1024)
+    params, at = random_params(config), positions(config, reference=False)
+    whole = ROWS * TOKENS * config.vocab_size
+
+    def made(chunk):
+        def loss(params, hidden):
+            terms = read_out(config, (params, None), at._replace(hidden=hidden), chunk=chunk, mesh=make_mesh())
+            return terms.logprobs.sum() + terms.entropy.sum()
+
+        traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, at.hidden)
+        return largest(traced.jaxpr)
+
+    assert made(0) == whole
+    assert made(16) == max(16 * config.vocab_size, config.vocab_size * config.hidden_size) < whole / 3
+
+
+def test_what_is_not_chosen_is_not_computed():
+    """A hidden state that is not a number, off the chosen positions, reaches neither the sum nor its gradient."""
+    params, at = random_params(LLAMA), positions(LLAMA, reference=False)
+    broken = np.where(at.chosen[..., None], at.hidden, np.nan)
+
+    def loss(params, hidden, chunk):
+        terms = read_out(LLAMA, (params, None), at._replace(hidden=hidden), chunk=chunk, mesh=make_mesh())
+        return terms.logprobs.sum()
+
+    used = int(at.chosen.sum())
+    gradient = jax.jit(jax.grad(loss), static_argnums=2)(params, broken, used)  # the first chunk holds all of them
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert np.abs(gradient["embed"]).max() > 0
