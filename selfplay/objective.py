@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -19,7 +21,7 @@ from selfplay.config import RoleConfig, Update
 from selfplay.models import ModelConfig, Params, forward
 from selfplay.models.sharding import batch_sharding
 from selfplay.readout import Positions, Terms, read_out
-from selfplay.records import ROLES
+from selfplay.records import ROLES, Batch
 
 Old: TypeAlias = Literal["behaviour", "self", "given"]
 """Where old's log-probabilities come from: the sampler, theta itself (one step a batch), or the batch."""
@@ -215,3 +217,29 @@ def update_metrics(steps: Sequence[Stats], update: Update) -> dict[str, float]:
         metrics["critic/loss"] = total["value_loss"] / len(steps)
         metrics["critic/grad_norm"] = total["critic_grad_norm"] / len(steps)
     return metrics
+
+
+def explained_variance(batches: Sequence[Batch]) -> dict[str, float]:
+    """1 - Var(return - value) / Var(return) of the values fixed at the batch's start, by role; 1 = foretold exactly."""
+    metrics = {}
+    for index, role in enumerate(ROLES):
+        chosen = [(b.value_weights > 0) & (b.roles == index) for b in batches]
+        returns = np.concatenate([b.returns[c] for b, c in zip(batches, chosen, strict=True)])
+        values = np.concatenate([b.old_values[c] for b, c in zip(batches, chosen, strict=True)])
+        if returns.size and returns.var() > 0:
+            metrics[f"critic/explained_variance/{role}"] = float(1 - (returns - values).var() / returns.var())
+    return metrics
+
+
+def interference_metrics(gradients: Mapping[str, Params]) -> dict[str, float]:
+    """Norms of the roles' gradients, and the cosine between the two where both have one."""
+    norms = {role: float(_norm(gradient)) for role, gradient in gradients.items()}
+    metrics = {f"grad_norm/{role}": norm for role, norm in norms.items()}
+    if len(norms) == 2 and min(norms.values()) > 0:
+        dot = float(_vdot(gradients["propose"], gradients["solve"]))
+        metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
+    return metrics
+
+
+_norm = jax.jit(optax.tree.norm)
+_vdot = jax.jit(optax.tree.vdot)

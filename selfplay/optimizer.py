@@ -45,3 +45,12 @@ def advance(
     new = optax.apply_updates(params, updates), new_state
     kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
     return kept
+
+
+def moment_shardings(tx: optax.GradientTransformation, shardings: Any, whole: Any) -> Any:
+    """Where an optimizer's state lies: moments as their parameters do, all else `whole`."""
+    scalars = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), shardings)
+    state = jax.eval_shape(tx.init, scalars)
+    return optax.tree.map_params(
+        tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: whole
+    )

@@ -31,8 +31,8 @@ from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import init_adapter, join, split, trained_part
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings, place
-from selfplay.objective import Objective, Old, Rows, Stats, update_metrics
-from selfplay.optimizer import advance, decay, learning_rate, make_optimizer
+from selfplay.objective import Objective, Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
+from selfplay.optimizer import advance, decay, learning_rate, make_optimizer, moment_shardings
 from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
 
@@ -175,7 +175,7 @@ class Updater:
             "update/nonfinite": nonfinite,
             "optim/lr": float(rate * scale),
         }
-        return state, metrics | update_metrics(host, self.update) | _explained_variance(batches)
+        return state, metrics | update_metrics(host, self.update) | explained_variance(batches)
 
     def logprobs(self, weights: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """[n] float32 nats of every policy token under `weights`, at its role's temperature; 0 elsewhere."""
@@ -216,12 +216,7 @@ class Updater:
                     slabs = self._slabs(batch, None, weights=weights)
                     gradient = self._total(state, slabs, references, old="behaviour")[0]
                     total[role] = gradient if role not in total else jax.tree.map(jnp.add, total[role], gradient)
-        norms = {role: float(optax.tree.norm(gradient)) for role, gradient in total.items()}
-        metrics = {f"grad_norm/{role}": norm for role, norm in norms.items()}
-        if len(total) == 2 and min(norms.values()) > 0:
-            dot = float(optax.tree.vdot(total["propose"], total["solve"]))
-            metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
-        return metrics
+        return interference_metrics(total)
 
     def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
         """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
@@ -350,17 +345,10 @@ class Updater:
                 critic["trunk"] = params
         return PolicyState(
             params=params,
-            opt_state=self._moment_shardings(self._tx, params),
+            opt_state=moment_shardings(self._tx, params, whole),
             critic=critic,
-            critic_opt_state=None if critic is None else self._moment_shardings(self._critic_tx, critic),
+            critic_opt_state=None if critic is None else moment_shardings(self._critic_tx, critic, whole),
             steps=whole,
-        )
-
-    def _moment_shardings(self, tx: optax.GradientTransformation, shardings: Params) -> Any:
-        scalars = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), shardings)
-        state = jax.eval_shape(tx.init, scalars)
-        return optax.tree.map_params(
-            tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: self._whole
         )
 
     def _put(self, rows: Mapping[str, np.ndarray]) -> Rows:
@@ -411,15 +399,3 @@ def _merge(a: Total, b: Total) -> Total:
         "max": jax.tree.map(jnp.maximum, a[2]["max"], b[2]["max"]),
     }
     return jax.tree.map(jnp.add, a[0], b[0]), jax.tree.map(jnp.add, a[1], b[1]), stats
-
-
-def _explained_variance(batches: Sequence[Batch]) -> dict[str, float]:
-    """1 - Var(return - value) / Var(return) of the values fixed at the batch's start, by role; 1 = foretold exactly."""
-    metrics = {}
-    for index, role in enumerate(ROLES):
-        chosen = [(b.value_weights > 0) & (b.roles == index) for b in batches]
-        returns = np.concatenate([b.returns[c] for b, c in zip(batches, chosen, strict=True)])
-        values = np.concatenate([b.old_values[c] for b, c in zip(batches, chosen, strict=True)])
-        if returns.size and returns.var() > 0:
-            metrics[f"critic/explained_variance/{role}"] = float(1 - (returns - values).var() / returns.var())
-    return metrics
