@@ -13,7 +13,16 @@ from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.tree import leaf_paths, plain
 
-ALL = ("quickstart", "quickstart-frozen", "quickstart-ppo", "expert-iteration", "rlvr", "rlvr-band", "yoked")
+ALL = (
+    "quickstart",
+    "quickstart-frozen",
+    "quickstart-ppo",
+    "expert-iteration",
+    "pretrained",
+    "rlvr",
+    "rlvr-band",
+    "yoked",
+)
 
 
 def flat(table: dict, path: str = "") -> dict:
