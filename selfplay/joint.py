@@ -178,6 +178,12 @@ class Joint:
         return Updater(config, self.run.update, self.run.roles, self.mesh, dtype=chosen.dtype)
 
 
+def open_models(run: Run) -> dict[str, Model]:
+    """The models of all policies, each read straight into its place on the mesh, in the policy's dtype."""
+    mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+    return {name: load(p.model, dtype=np.dtype(p.dtype), mesh=mesh) for name, p in run.policies.items()}
+
+
 def follow(hosts: Hosts) -> None:
     """The life of every process but process 0: do what it says until it says stop.
 
@@ -186,7 +192,7 @@ def follow(hosts: Hosts) -> None:
     """
     start = decode(hosts.receive(), Start)
     run, folder = recipe.from_text(start.config), Path(start.folder)
-    models = {name: load(policy.model) for name, policy in run.policies.items()}
+    models = open_models(run)
     for name, model in models.items():
         if model.digest != start.digests[name]:
             here = f"model {model.path} has digest {model.digest[:12]} at process {hosts.process}"

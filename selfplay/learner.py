@@ -29,9 +29,9 @@ from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
 from selfplay.hosts import Hosts
-from selfplay.joint import Joint, follow
+from selfplay.joint import Joint, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
-from selfplay.models import Model, load
+from selfplay.models import Model
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
 from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
@@ -78,7 +78,7 @@ class Learner:
     def __init__(self, run: Run, folder: Path, hosts: Hosts | None = None) -> None:
         self.run, self.folder = run, folder
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
-        self.models: dict[str, Model] = {name: load(p.model) for name, p in run.policies.items()}
+        self.models: dict[str, Model] = open_models(run)
         check_room(run, self.world, self.models)
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
