@@ -126,8 +126,10 @@ def _gathered(config: ModelConfig, mesh: jax.sharding.Mesh, item: int) -> int:
     """Bytes of weights and gradients that a device of an fsdp mesh has whole for a while."""
     if mesh.shape["fsdp"] == 1:
         return 0
-    block = _size(abstract_params(shortened(config, 1))["layers"])
-    return block * (2 * item + 4) + config.vocab_size * config.hidden_size * (item + 4)
+    block = abstract_params(shortened(config, 1))["layers"]
+    gradients = _size(trained_part(config, block))
+    matrix = config.vocab_size * config.hidden_size
+    return 2 * item * _size(block) + 4 * gradients + matrix * (item if config.lora is not None else item + 4)
 
 
 SCRATCH: dict[str, Callable[[Subject, int, int, int], int]] = {

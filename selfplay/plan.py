@@ -234,13 +234,14 @@ def _calls(run: Run, limits: Limits) -> Calls:
 def _state_bytes(subject: Subject, rows: int, width: int) -> dict[str, int]:
     """What the learner holds of one device for longer than a program runs; exact."""
     updater = subject.updater()
-    state, frozen, slab, _, total = updater.shapes(rows * batch_parts(subject.mesh), width)
+    shapes = updater.shapes(rows * batch_parts(subject.mesh), width)
+    state, frozen, slab, _ = shapes
     parameters = device_bytes(state.params)
     trained = _as(parameters, subject)
     return {
         "parameters": parameters,
         "moments": device_bytes(state) - parameters,
-        "gradients": device_bytes(total),
+        "gradients": device_bytes(updater.total_shapes(shapes)),
         "base": device_bytes(frozen) if frozen else trained,
         "slab": device_bytes(slab),
         "published": trained if subject.mesh.size > 1 else 0,

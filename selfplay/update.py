@@ -70,14 +70,13 @@ class PolicyState:
 
 
 class Shapes(NamedTuple):
-    """What an optimizer step reads and writes: shapes, with the place of each array on the mesh."""
+    """What an optimizer step reads: shapes, with the place of each array on the mesh."""
 
     state: PolicyState
     frozen: Params
     """With LoRA, the base; else nothing."""
     slab: dict[str, jax.ShapeDtypeStruct]
     references: Params | None
-    total: Total
 
 
 class Updater:
@@ -242,7 +241,7 @@ class Updater:
         return metrics
 
     def shapes(self, rows: int, width: int) -> Shapes:
-        """All that an optimizer step on slabs of [rows, width] reads and writes, from the config alone."""
+        """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
         complete = abstract_params(self.config)
         trained, dtype = trained_part(self.config, complete), self.dtype
         frozen = {} if trained is complete else split(complete)[1]
@@ -252,10 +251,15 @@ class Updater:
         state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
         full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
         references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
+        return Shapes(state, frozen, slab, references)
+
+    def total_shapes(self, shapes: Shapes) -> Total:
+        """The sum of gradients and statistics that slabs of these shapes add to."""
+        state, frozen, slab, references = shapes
         given = state.params, frozen, state.critic, slab, references
-        sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
-        total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
-        return Shapes(state, frozen, slab, references, total)
+        sums: Total = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
+        return policy, critic, sums[2]
 
     def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
         """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
@@ -268,14 +272,16 @@ class Updater:
         if program == "init":
             trained = trained_part(self.config, abstract_params(self.config))
             return self._jit_init.lower(_placed(trained, self._shardings.params))
-        state, frozen, slab, references, total = self.shapes(rows, width)
+        shapes = self.shapes(rows, width)
+        state, frozen, slab, references = shapes
+        total = self.total_shapes(shapes)
         if program == "add":
             return self._jit_add.lower(total, state.params, frozen, state.critic, slab, references, old="behaviour")
         return self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
 
     def kept(self, rows: int, width: int) -> int:
         """Bytes that the forward pass of a slab leaves for the backward one, over all devices, from shapes alone."""
-        state, frozen, slab, references, _ = self.shapes(rows, width)
+        state, frozen, slab, references = self.shapes(rows, width)
 
         def residuals(trained: Any, frozen: Params, slab: Rows, references: Params | None) -> list[Any]:
             loss = partial(self._loss, frozen=frozen, rows=slab, references=references, old="behaviour")
