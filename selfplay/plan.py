@@ -267,7 +267,7 @@ def _sampler_bytes(subject: Subject, calls: Calls, *, frozen: bool) -> dict[str,
     scores = 2 * 4 * prompts * config.heads * calls.prompt**2
     return {
         "sampler_weights": base + one,
-        "sampler_next": one if subject.mesh.size > 1 else _as(4 * one // _item(subject), subject),
+        "sampler_next": one,
         "kv_cache": cache,
         "kv_set_aside": most - cache,
         "sampler_scratch": max(4 * 4 * rows * config.vocab_size, scores),
