@@ -252,6 +252,34 @@ def pretrain(args: list[str]) -> int:
     return 0
 
 
+def plan(args: list[str]) -> int:
+    """`selfplay plan RECIPE --devices N --memory-gib M`: every other flag is a field of the recipe, as for train."""
+    from selfplay import flags, recipe
+
+    parser = _Parser("plan", "what a recipe holds on a device, and what fits; any field of the recipe is a flag too")
+    parser.add_argument("recipe", metavar="RECIPE", help="a name, or a TOML file of yours")
+    parser.add_argument("--env", metavar="NAME", help="plan for this environment alone")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices of the learner (default: 1)")
+    parser.add_argument("--memory-gib", type=float, required=True, metavar="M", help="memory of one device")
+    parser.add_argument("--reserve", type=float, metavar="SHARE", help="share of it left free (default: 0.1)")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="longest prompt (default: from the recipe)")
+    parser.add_argument("--scratch", metavar="WAY", help="compiled (for this CPU; default) or abstract (no compiler)")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    known, overrides = parser.parse_known_args(args)
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    as_json, name, env = given.pop("json"), given.pop("recipe"), given.pop("env", None)
+    run = recipe.resolve(name, overrides, env=env)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    prepare_jax(devices=max(given["devices"], 1))
+    from selfplay.plan import Limits, plan_command
+    from selfplay.plan_table import table, to_json
+
+    asked = flags.parse(overrides)[0].get("mesh") or run.mesh.devices > 1
+    planned = plan_command(run, Limits(**given), given_mesh=bool(asked))
+    print(to_json(planned) if as_json else table(planned))
+    return 0
+
+
 def score(args: list[str]) -> int:
     """`selfplay score MODEL FILE`."""
     parser = _Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
@@ -272,6 +300,7 @@ VERBS = {
     "evaluate": Verb(evaluate, "score a run's generation or a model"),
     "export": Verb(export, "write a generation as a Hugging Face folder"),
     "score": Verb(score, "log-probabilities that a model gives to texts"),
+    "plan": Verb(plan, "what a recipe holds on a device, and what fits"),
     "compare": Verb(compare, "runs side by side at equal sampled tokens"),
     "recipes": Verb(recipes, "list the recipes"),
     "envs": Verb(environments, "list, check or start an environment"),

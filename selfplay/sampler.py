@@ -461,6 +461,15 @@ def _slots(cache: Cache) -> int:
     return cache[0][0].shape[2]
 
 
+def cache_bytes(config: ModelConfig, *, rows: int, tokens: int, dtype: Any) -> tuple[int, int]:
+    """Bytes of the cache of a call whose rows reach `tokens`, and the most that the call may hold of caches at once.
+
+    Rows that move into a smaller bucket leave their old cache behind until the call ends.
+    """
+    row = 2 * config.layers * config.kv_heads * config.head_dim * _slot_bucket(tokens) * jnp.dtype(dtype).itemsize
+    return _up(rows, ROW_BUCKET) * row, sum(_row_buckets(rows)) * row
+
+
 _NOTHING = np.zeros(0, np.int32)
 
 

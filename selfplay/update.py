@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,16 @@ class PolicyState:
     critic_opt_state: Any
     steps: jax.Array
     """Optimizer steps that the policy took, int32 scalar."""
+
+
+class Shapes(NamedTuple):
+    """What an optimizer step reads: shapes, with the place of each array on the mesh."""
+
+    state: PolicyState
+    frozen: Params
+    """With LoRA, the base; else nothing."""
+    slab: dict[str, jax.ShapeDtypeStruct]
+    references: Params | None
 
 
 class Updater:
@@ -218,6 +228,27 @@ class Updater:
                     total[role] = gradient if role not in total else jax.tree.map(jnp.add, total[role], gradient)
         return interference_metrics(total)
 
+    def shapes(self, rows: int, width: int) -> Shapes:
+        """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
+        complete = abstract_params(self.config)
+        trained, dtype = trained_part(self.config, complete), self.dtype
+        frozen = {} if trained is complete else split(complete)[1]
+        frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
+        by_rows = batch_sharding(self.mesh)
+        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
+        state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
+        full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
+        references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
+        return Shapes(state, frozen, slab, references)
+
+    def total_shapes(self, shapes: Shapes) -> Total:
+        """The sum of gradients and statistics that slabs of these shapes add to."""
+        state, frozen, slab, references = shapes
+        given = state.params, frozen, state.critic, slab, references
+        sums: Total = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
+        return policy, critic, sums[2]
+
     def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
         """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
 
@@ -226,23 +257,26 @@ class Updater:
         Args:
           program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
         """
-        complete = abstract_params(self.config)
-        trained, dtype = trained_part(self.config, complete), self.dtype
         if program == "init":
+            trained = trained_part(self.config, abstract_params(self.config))
             return self._jit_init.lower(_placed(trained, self._shardings.params))
-        frozen = {} if trained is complete else split(complete)[1]
-        frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
-        by_rows = batch_sharding(self.mesh)
-        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
-        state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self._shardings)
-        full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
-        references = (frozen or _placed(trained, self._shardings.params, dtype)) if full else None
-        given = state.params, frozen, state.critic, slab, references
-        sums = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
-        total = *(_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True)), sums[2]
+        shapes = self.shapes(rows, width)
+        state, frozen, slab, references = shapes
+        total = self.total_shapes(shapes)
         if program == "add":
-            return self._jit_add.lower(total, *given, old="behaviour")
+            return self._jit_add.lower(total, state.params, frozen, state.critic, slab, references, old="behaviour")
         return self._jit_apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
+
+    def kept(self, rows: int, width: int) -> int:
+        """Bytes that the forward pass of a slab leaves for the backward one, over all devices, from shapes alone."""
+        state, frozen, slab, references = self.shapes(rows, width)
+
+        def residuals(trained: Any, frozen: Params, slab: Rows, references: Params | None) -> list[Any]:
+            loss = partial(self._loss, frozen=frozen, rows=slab, references=references, old="behaviour")
+            return jax.tree.leaves(jax.vjp(lambda given: loss(*given)[0], trained)[1])
+
+        shapes = jax.eval_shape(residuals, (state.params, state.critic), frozen, slab, references)
+        return sum(x.size * x.dtype.itemsize for x in shapes)
 
     # ------------------------------------------------------------ inside the compiled programs
 
@@ -288,13 +322,24 @@ class Updater:
     ) -> Total:
         """Gradients and statistics of one slab ([R T] arrays)."""
 
-        def loss(params: Params, critic: Params | None) -> tuple[jax.Array, Stats]:
-            if critic is not None and "trunk" in critic:
-                critic = critic | {"trunk": self._cast(critic["trunk"])}
-            return self._objective.loss(join(frozen, self._cast(params)), critic, rows, references, old=old)
-
+        loss = partial(self._loss, frozen=frozen, rows=rows, references=references, old=old)
         (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
         return policy, value, stats
+
+    def _loss(
+        self,
+        params: Params,
+        critic: Params | None,
+        *,
+        frozen: Params,
+        rows: Rows,
+        references: Params | None,
+        old: Old,
+    ) -> tuple[jax.Array, Stats]:
+        """Loss and statistics of one slab, as a function of what is trained."""
+        if critic is not None and "trunk" in critic:
+            critic = critic | {"trunk": self._cast(critic["trunk"])}
+        return self._objective.loss(join(frozen, self._cast(params)), critic, rows, references, old=old)
 
     def _add(self, total: Total, *slab: Any, old: Old) -> Total:
         """`total` and what `_slab` makes of these arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ def fetch(model_id: str) -> Path:
     Raises:
       UserError: there is no such model, no right to read it, or no network.
     """
+    return _fetch(model_id, FILES, lambda folder: any(folder.glob("*.safetensors")))
+
+
+def fetch_config(model_id: str) -> Path:
+    """A folder with the config.json of a hub model, and none of its weights unless they are there already."""
+    return _fetch(model_id, ["config.json"], lambda folder: True)
+
+
+def _fetch(model_id: str, files: list[str], complete: Callable[[Path], bool]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     broken: Any = getattr(errors, "HTTPError", OSError)  # of its HTTP library, when a download breaks off
 
     try:
-        folder = Path(snapshot_download(model_id, allow_patterns=FILES, local_files_only=True))
-        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        folder = Path(snapshot_download(model_id, allow_patterns=files, local_files_only=True))
+        if (folder / "config.json").is_file() and complete(folder):
             return folder
     except (OSError, ValueError):  # not there, or only in part
         pass
     try:
-        return Path(snapshot_download(model_id, allow_patterns=FILES))
+        return Path(snapshot_download(model_id, allow_patterns=files))
     except (OSError, ValueError, broken) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
