@@ -108,9 +108,9 @@ def test_every_weight_can_be_trained_in_bfloat16(random_model: Path, tmp_path: P
 
 def test_the_recipe_for_pretrained_models_runs(tmp_path: Path) -> None:
     flags = (
-        "--policies.main.model tiny --schedule.generations 1 --schedule.steps-per-generation 1 "
-        "--acquire.tasks-per-unit 2 --propose.per-ask 2 --acquire.group-size 2 --evaluate.tasks 2 --evaluate.tasks-between 2 "
-        "--policies.main.lora.rank 2 --roles.solve.max-new-tokens 8 --acquire.mix.procedural 10"
+        "--policies.main.model tiny --policies.main.lora.rank 2 --schedule.generations 1 "
+        "--schedule.steps-per-generation 1 --acquire.tasks-per-unit 2 --propose.per-ask 2 --acquire.group-size 2 "
+        "--evaluate.tasks 2 --evaluate.tasks-between 2 --roles.solve.max-new-tokens 8 --acquire.mix.procedural 10"
     )
     train(recipe.resolve("pretrained", flags.split()), tmp_path / "run")
     asked = [json.loads(line)["prompt"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
