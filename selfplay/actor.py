@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 import envs
 from envs.base import Env
 from selfplay.acquire import Speaker, acquire
@@ -47,12 +49,16 @@ class Actor:
         return self._envs[name]
 
 
-def make_worker(spec: Mapping[str, Any]) -> Actor:
-    """An actor from {"policies": {name: a config.Policy as a table}}; the weights come later, by version."""
+def make_worker(spec: Mapping[str, Any], mesh: Mesh | None = None) -> Actor:
+    """An actor from {"policies": {name: a config.Policy as a table}}; the weights come later, by version.
+
+    Args:
+      mesh: where an actor within the learner samples; None = on this process's first device.
+    """
     speakers = {}
     for name, table in spec["policies"].items():
         policy = build(Policy, table)
         folder = locate(policy.model)
         tokenizer, config = load_tokenizer(folder), with_adapter(read_config(folder), policy.lora)
-        speakers[name] = Speaker(LocalSampler(config, tokenizer), tokenizer, config.max_positions)
+        speakers[name] = Speaker(LocalSampler(config, tokenizer, mesh), tokenizer, config.max_positions)
     return Actor(speakers)

@@ -298,7 +298,8 @@ class Learner:
         if actors == "auto":
             actors = 1 if jax.default_backend() == "cpu" else 0
         if actors == 0:
-            return InProcess(make_worker(spec))
+            mesh = self.joint.mesh
+            return InProcess(make_worker(spec, mesh if mesh.size > 1 and not mesh.is_multi_process else None))
         threads = self.run.cluster.threads
         if threads == "auto":
             raise ValueError("cluster.threads is fixed when a run is created")

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
 from selfplay.models.lora import join, no_adapter, split
+from selfplay.models.sharding import batch_parts, batch_sharding, parameter_shardings
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, PolicyRef, SamplingSpec
 
@@ -119,26 +121,29 @@ class LocalContext:
 
 
 class LocalSampler:
-    """Samples on this process's devices: one prefill, then compiled segments of decoding over the live rows."""
+    """Samples on this process's devices: one prefill, then compiled segments of decoding over the live rows.
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
-        self.config = config
+    On its first device, or on a mesh of them: weights lie as the learner's do, and rows with their caches are split.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None) -> None:
+        self.config, self.mesh = config, mesh
         self.tokenizer = tokenizer
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
         self._base: Params = {}
 
     def load(self, ref: PolicyRef, params: Params) -> None:
-        """Keep a version of the weights on this process's first device.
+        """Keep a version of the weights on the devices; where they lie there already they are shared.
 
         They are arguments of the compiled programs, so nothing is recompiled. Where the model has an adapter, the first
         version is the base, all weights, and the later ones are adapters to it.
         """
-        placed: Params = self._put(dict(params))
+        placed = self._laid_out(dict(params))
         if self.config.lora is not None:
             adapter, base = split(placed)
             self._base = base or self._base
-            placed = join(self._base, adapter or self._put(no_adapter(self.config)))
+            placed = join(self._base, adapter or self._laid_out(no_adapter(self.config)))
         self._params[ref] = placed
 
     def drop(self, ref: PolicyRef) -> None:
@@ -163,10 +168,10 @@ class LocalSampler:
         rows = self._check(len(texts) * attempts, keys, spec)
         width = self._width(texts, spec)
         ids, lengths = _pad(texts, _up(len(texts), ROW_BUCKET), width)
-        hidden, cache = _prefill(self.config, self._of(ref), ids, lengths, slots=_slot_bucket(width))
+        hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=_slot_bucket(width))
         of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
         position = lengths[of_row]
-        hidden, cache = _take((hidden, cache), of_row)
+        hidden, cache = self._split(_take((hidden, cache), of_row))
         contexts = [text for text in texts for _ in range(attempts)]
         return self._decode(ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
@@ -188,8 +193,8 @@ class LocalSampler:
         slots = max(_slot_bucket(self._width(contexts, spec)), *(_slots(cache) for cache, _ in context.pieces))
         read, count = _pad([c[-1 - n.size :] for c, n in zip(contexts, new, strict=True)], rows)
         _, position = _pad(contexts, rows)
-        params, cache = self._of(context.ref), _merge(context.pieces, slots)
-        hidden, cache = _append(self.config, params, read, count, np.maximum(position - count, 0), cache)
+        params, cache = self._of(context.ref), self._split(_merge(context.pieces, slots))
+        hidden, cache = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), cache)
         return self._decode(context.ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
     def _decode(
@@ -218,7 +223,7 @@ class LocalSampler:
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
                 alive = np.arange(room) < alive.sum()
-                state, home = _take(state, keep), np.where(alive, home[keep], len(asked))
+                state, home = self._split(_take(state, keep)), np.where(alive, home[keep], len(asked))
         completions = written.completions(asked)
         ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
@@ -232,8 +237,22 @@ class LocalSampler:
         return Rows(hidden, start, uniforms, cache)
 
     def _put(self, arrays: Any) -> Any:
-        """On this process's first device: arrays that came from elsewhere would have programs compiled of their own."""
-        return jax.device_put(arrays, jax.local_devices()[0])
+        """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
+        whole = jax.local_devices()[0] if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+        return jax.device_put(arrays, whole)
+
+    def _laid_out(self, params: Params) -> Params:
+        """Weights as PARAMETER_SPECS says."""
+        if self.mesh is None:
+            return dict(self._put(params))
+        return dict(jax.device_put(params, parameter_shardings(params, self.mesh)))
+
+    def _split(self, rows: Any) -> Any:
+        """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
+        count = len(jax.tree.leaves(rows)[0])
+        if self.mesh is None or count % batch_parts(self.mesh):
+            return rows
+        return jax.device_put(rows, batch_sharding(self.mesh))
 
     def _of(self, ref: PolicyRef) -> Params:
         if ref not in self._params:
