@@ -1,21 +1,20 @@
 """What a recipe needs on N devices of M GiB, and what fits: `selfplay plan`. Shapes only; no weights are read.
 
-The learner and its in-process sampler (`cluster.actors = 0`) share the devices. A step has three moments at which most
-is held; each must fit. The sampler's copies are whole on the first device of the process that samples, so that device
-is the one that the plan speaks of; the others hold less.
+The learner and its in-process sampler (`cluster.actors = 0`) share the devices; weights and caches are split over all of
+them. A step has three moments at which most is held; each must fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import envs
 from selfplay import recipe
 from selfplay.config import Mesh, Run
 from selfplay.errors import UserError
-from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes, model_bytes
+from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes
 from selfplay.models import ModelConfig
 from selfplay.models.config import from_hf, read_config, read_json
 from selfplay.models.decoder import abstract_params
@@ -31,7 +30,7 @@ from selfplay.units import sampling
 GIB = 2**30
 
 UPDATE = ("parameters", "moments", "gradients", "base", "slab", "scratch", "sampler_weights")
-PUBLISH = ("parameters", "moments", "base", "published", "sampler_weights", "sampler_next")
+PUBLISH = ("parameters", "moments", "base", "sampler_weights", "sampler_next")
 SAMPLE = ("parameters", "moments", "base", "sampler_weights", "kv_cache", "kv_set_aside", "sampler_scratch")
 MOMENTS = {"update": UPDATE, "publish": PUBLISH, "sample": SAMPLE}
 """What a device holds at each moment of a step."""
@@ -99,11 +98,9 @@ class Plan:
     response_tokens: int
     sampled_rows: int
     bytes: Mapping[str, int]
-    """Each part of WORDS, on the first device."""
+    """Each part of WORDS."""
     moments: Mapping[str, int]
-    """The sum at each moment, on the first device."""
-    learner_alone: int
-    """The sum of an update without the sampler: what all other devices hold."""
+    """The sum at each moment."""
     fits: bool
     largest_micro_rows: int
     """Of rows of `row_tokens`; 0 = none."""
@@ -132,11 +129,11 @@ def plan_command(run: Run, limits: Limits, *, given_mesh: bool) -> Plan:
     calls = _calls(run, limits)
     width = row_width(calls.prompt + calls.response, run.update.row_tokens)
     scratch = Scratch(subject, limits.scratch, run.update.micro_rows, width)
-    frozen = any(not role.trainable for role in run.roles.values())
-    parts = _state_bytes(subject, run.update.micro_rows, width) | _sampler_bytes(subject, calls, frozen=frozen)
+    kl = run.update.kl
+    base = (kl.place != "none" and kl.reference == "base") or not all(role.trainable for role in run.roles.values())
+    parts = _state_bytes(subject, run.update.micro_rows, width, keeps_base=base) | _sampler_bytes(subject, calls)
     parts["scratch"] = int(scratch.asked())
     moments = {moment: sum(parts[part] for part in held) for moment, held in MOMENTS.items()}
-    alone = sum(parts[part] for part in UPDATE if not part.startswith("sampler"))
     most_rows, longest = _largest(scratch, parts, calls, limits)
     return Plan(
         recipe=run.recipe,
@@ -156,7 +153,6 @@ def plan_command(run: Run, limits: Limits, *, given_mesh: bool) -> Plan:
         sampled_rows=max(rows for rows, _ in calls.rows.values()),
         bytes=parts,
         moments=moments,
-        learner_alone=alone,
         fits=max(moments.values()) <= limits.budget,
         largest_micro_rows=most_rows,
         largest_response=longest,
@@ -231,8 +227,8 @@ def _calls(run: Run, limits: Limits) -> Calls:
 # ---------------------------------------------------------------- bytes
 
 
-def _state_bytes(subject: Subject, rows: int, width: int) -> dict[str, int]:
-    """What the learner holds of one device for longer than a program runs; exact."""
+def _state_bytes(subject: Subject, rows: int, width: int, *, keeps_base: bool) -> dict[str, int]:
+    """What lasts longer than a program runs; exact. Sampler and learner share the base and what is published."""
     updater = subject.updater()
     shapes = updater.shapes(rows * batch_parts(subject.mesh), width)
     state, frozen, slab, _ = shapes
@@ -242,36 +238,37 @@ def _state_bytes(subject: Subject, rows: int, width: int) -> dict[str, int]:
         "parameters": parameters,
         "moments": device_bytes(state) - parameters,
         "gradients": device_bytes(updater.total_shapes(shapes)),
-        "base": device_bytes(frozen) if frozen else trained,
+        "base": device_bytes(frozen) if frozen else trained if keeps_base else 0,
         "slab": device_bytes(slab),
-        "published": trained if subject.mesh.size > 1 else 0,
+        "sampler_weights": trained,
+        "sampler_next": trained,
     }
 
 
-def _sampler_bytes(subject: Subject, calls: Calls, *, frozen: bool) -> dict[str, int]:
-    """What the sampler holds, on its one device. Where that is the learner's only one, the base is the same arrays.
+def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
+    """What the sampler holds beside the weights.
 
     Logits are four times [R V] float32 (`sampler.draw`: logits, log-softmax, probabilities, their sum), the scores
-    of a prefill twice [P N T T] float32 in a layer.
+    of a prefill twice [P N T T] float32 in a layer; on a mesh, the output matrix is gathered besides.
     """
-    config, dtype = subject.config, subject.dtype
-    adapted = config.lora is not None
-    one = model_bytes(config, dtype, trained=True)
-    base = model_bytes(replace(config, lora=None), dtype) if (adapted or frozen) and subject.mesh.size > 1 else 0
-    caches = [
-        cache_bytes(config, rows=rows, tokens=calls.prompt + new, dtype=dtype) for rows, new in calls.rows.values()
-    ]
+    config, parts = subject.config, batch_parts(subject.mesh)
+    caches = [_cache(subject, rows, calls.prompt + new) for rows, new in calls.rows.values()]
     cache, most = max(caches, key=lambda pair: pair[1])
     rows = max(rows for rows, _ in calls.rows.values())
     prompts = max(calls.rows["evaluate"][0], calls.rows.get("propose", (0, 0))[0])
-    scores = 2 * 4 * prompts * config.heads * calls.prompt**2
+    scores = 2 * 4 * -(-prompts // parts) * config.heads * calls.prompt**2
+    gathered = config.vocab_size * config.hidden_size * _item(subject) if subject.mesh.size > 1 else 0
     return {
-        "sampler_weights": base + one,
-        "sampler_next": one,
         "kv_cache": cache,
         "kv_set_aside": most - cache,
-        "sampler_scratch": max(4 * 4 * rows * config.vocab_size, scores),
+        "sampler_scratch": max(4 * 4 * -(-rows // parts) * config.vocab_size, scores) + gathered,
     }
+
+
+def _cache(subject: Subject, rows: int, tokens: int) -> tuple[int, int]:
+    """`sampler.cache_bytes` of a call on this mesh."""
+    parts = batch_parts(subject.mesh)
+    return cache_bytes(subject.config, rows=rows, tokens=tokens, dtype=subject.dtype, parts=parts)
 
 
 def _as(float32_bytes: int, subject: Subject) -> int:
@@ -297,15 +294,10 @@ def _largest(scratch: Scratch, parts: Mapping[str, int], calls: Calls, limits: L
     width = scratch.largest_width(room, scratch.subject.config.max_positions)
     held = sum(parts[part] for part in SAMPLE if not part.startswith("kv"))
     for response in range(width - calls.prompt, 0, -1):
-        if held + _cache(scratch.subject, calls, response) <= limits.budget:
+        caches = (_cache(scratch.subject, rows_, calls.prompt + response)[1] for rows_, _ in calls.rows.values())
+        if held + max(caches) <= limits.budget:
             return rows, response
     return rows, 0
-
-
-def _cache(subject: Subject, calls: Calls, response: int) -> int:
-    """Most bytes of cache when every response may be so long."""
-    tokens, config, dtype = calls.prompt + response, subject.config, subject.dtype
-    return max(cache_bytes(config, rows=rows, tokens=tokens, dtype=dtype)[1] for rows, _ in calls.rows.values())
 
 
 def _problems(
@@ -339,9 +331,8 @@ def _help(part: str, run: Run, subject: Subject) -> str:
         "base": narrow + spread,
         "slab": fewer + ["a smaller update.row_tokens"],
         "scratch": fewer + remat + narrow + ["a smaller update.logit_chunk or update.row_tokens", "mesh.tensor"],
-        "published": narrow + adapter + spread,
-        "sampler_weights": narrow + ["a smaller model or larger devices: the sampler's copy is whole on one device"],
-        "sampler_next": narrow + adapter + ["larger devices: the sampler's copy is whole on one device"],
+        "sampler_weights": narrow + adapter + spread,
+        "sampler_next": narrow + adapter + spread,
         "kv_cache": narrow + rows,
         "kv_set_aside": narrow + rows,
         "sampler_scratch": rows,

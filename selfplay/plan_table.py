@@ -14,14 +14,13 @@ WORDS = {
     "base": "weights as opened (base, KL reference)",
     "slab": "a slab of the batch",
     "scratch": "activations and scratch of a slab",
-    "published": "published weights, on their way",
-    "sampler_weights": "sampler's weights *",
-    "sampler_next": "sampler's next weights *",
-    "kv_cache": "KV cache *",
-    "kv_set_aside": "KV cache of rows set aside, at most *",
-    "sampler_scratch": "sampler's logits and prefill scores *",
+    "sampler_weights": "sampler's weights",
+    "sampler_next": "sampler's next weights",
+    "kv_cache": "KV cache",
+    "kv_set_aside": "KV cache of rows set aside, at most",
+    "sampler_scratch": "sampler's logits and prefill scores",
 }
-"""What each part is. * = whole, on the first device only."""
+"""What each part is."""
 
 SAID = {
     "compiled": "the program compiled for this CPU, at two depths (an accelerator needs less with remat or fsdp)",
@@ -50,11 +49,9 @@ def table(plan: Plan) -> str:
     for part, words in WORDS.items():
         held = " ".join(moment for moment, names in MOMENTS.items() if part in names)
         lines.append(f"{words:<54}{plan.bytes[part] / GIB:9.3f}  {held}")
-    lines += ["  * whole, on the first device of the process that samples (cluster.actors = 0)", ""]
+    lines.append("")
     for moment, total in plan.moments.items():
-        lines.append(f"{moment + ', first device':<54}{total / GIB:9.3f}  {_verdict(total / GIB, budget)}")
-    others = plan.learner_alone / GIB
-    lines.append(f"{'update, every other device':<54}{others:9.3f}  {_verdict(others, budget)}")
+        lines.append(f"{moment:<54}{total / GIB:9.3f}  {_verdict(total / GIB, budget)}")
     lines += [
         "",
         f"scratch: {SAID[plan.scratch_from]}",

@@ -480,13 +480,17 @@ def _slots(cache: Cache) -> int:
     return cache[0][0].shape[2]
 
 
-def cache_bytes(config: ModelConfig, *, rows: int, tokens: int, dtype: Any) -> tuple[int, int]:
-    """Bytes of the cache of a call whose rows reach `tokens`, and the most that the call may hold of caches at once.
+def cache_bytes(config: ModelConfig, *, rows: int, tokens: int, dtype: Any, parts: int = 1) -> tuple[int, int]:
+    """Bytes of one device's cache of a call whose rows reach `tokens`, and the most that the call may hold at once.
 
     Rows that move into a smaller bucket leave their old cache behind until the call ends.
+
+    Args:
+      parts: devices that share the rows (`batch_parts`); a bucket that does not divide is whole on each.
     """
     row = 2 * config.layers * config.kv_heads * config.head_dim * _slot_bucket(tokens) * jnp.dtype(dtype).itemsize
-    return _up(rows, ROW_BUCKET) * row, sum(_row_buckets(rows)) * row
+    held = {bucket: bucket if bucket % parts else bucket // parts for bucket in _row_buckets(rows)}
+    return held[_up(rows, ROW_BUCKET)] * row, sum(held.values()) * row
 
 
 _NOTHING = np.zeros(0, np.int32)
