@@ -1,7 +1,7 @@
 """What a recipe needs on N devices of M GiB, and what fits: `selfplay plan`. Shapes only; no weights are read.
 
-The learner and its in-process sampler (`cluster.actors = 0`) share the devices; weights and caches are split over all of
-them. A step has three moments at which most is held; each must fit.
+The learner and its in-process sampler (`cluster.actors = 0`) share the devices of one process; weights and caches are
+split over all of them. A step has three moments at which most is held; each must fit.
 """
 
 from __future__ import annotations
