@@ -128,6 +128,7 @@ class LocalSampler:
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None) -> None:
         self.config, self.mesh = config, mesh
+        self._parts = 1 if mesh is None else batch_parts(mesh)
         self.tokenizer = tokenizer
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
@@ -218,7 +219,7 @@ class LocalSampler:
             )  # fmt: skip
             tokens, logprobs, still = jax.device_get(drawn)
             alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps], offset)
-            room = min(b for b in _row_buckets(len(asked)) if b >= alive.sum())
+            room = min(b for b in _row_buckets(len(asked), self._parts) if b >= alive.sum())
             if alive.any() and room < len(home):
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
@@ -250,7 +251,7 @@ class LocalSampler:
     def _split(self, rows: Any) -> Any:
         """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
         count = len(jax.tree.leaves(rows)[0])
-        if self.mesh is None or count % batch_parts(self.mesh):
+        if self.mesh is None or count % self._parts:
             return rows
         return jax.device_put(rows, batch_sharding(self.mesh))
 
@@ -489,7 +490,7 @@ def cache_bytes(config: ModelConfig, *, rows: int, tokens: int, dtype: Any, part
       parts: devices that share the rows (`batch_parts`); a bucket that does not divide is whole on each.
     """
     row = 2 * config.layers * config.kv_heads * config.head_dim * _slot_bucket(tokens) * jnp.dtype(dtype).itemsize
-    held = {bucket: bucket if bucket % parts else bucket // parts for bucket in _row_buckets(rows)}
+    held = {bucket: bucket if bucket % parts else bucket // parts for bucket in _row_buckets(rows, parts)}
     return held[_up(rows, ROW_BUCKET)] * row, sum(held.values()) * row
 
 
@@ -501,10 +502,11 @@ def _up(n: int, multiple: int = TOKEN_BUCKET) -> int:
     return -(-n // multiple) * multiple
 
 
-def _row_buckets(rows: int) -> set[int]:
-    """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share."""
-    least = max(ROW_BUCKET, rows // 8)
-    return {_up(rows, ROW_BUCKET)} | {2**k for k in range(rows.bit_length()) if least <= 2**k < rows}
+def _row_buckets(rows: int, parts: int) -> set[int]:
+    """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share, and
+    which divide over the devices that share rows."""
+    least, powers = max(ROW_BUCKET, rows // 8), [2**k for k in range(rows.bit_length())]
+    return {_up(rows, ROW_BUCKET)} | {n for n in powers if least <= n < rows and n % parts == 0}
 
 
 def _slot_bucket(tokens: int) -> int:
