@@ -4,4 +4,4 @@
 set -euo pipefail
 exec "$(dirname "$0")/one_gpu.sh" "${1:-quickstart}" --policies.main.model Qwen/Qwen3-8B --policies.main.dtype bfloat16 \
     --mesh.fsdp 8 --update.remat block --update.row-tokens 1024 --update.micro-rows 1 --roles.solve.max-new-tokens 768 \
-    --acquire.tasks-per-unit 12 --propose.per-ask 12 --evaluate.tasks-per-unit 64 "${@:2}"
+    "${@:2}"
