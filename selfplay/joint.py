@@ -163,7 +163,6 @@ class Joint:
         with self.hosts.together(Restore(generation)):
             arrays, record, blobs = self.generations.load(generation, self._arrays())
             self.policies = {name: PolicyState(**fields) for name, fields in arrays["policies"].items()}
-        self.remember()
         return record, blobs
 
     def stop(self) -> None:

@@ -350,6 +350,7 @@ class Learner:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
         self.state = State.restored(*self.joint.restore(newest), capacity=self.run.archive.capacity)
+        self.joint.remember()
         return True
 
 
