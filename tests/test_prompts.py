@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import pytest
-import toy_env
 from small_tokenizers import GEMMA, character_tokenizer
 
 from envs.base import Task
@@ -184,8 +183,3 @@ def test_the_kind_is_a_flag(chat_model: Path) -> None:
         recipe.resolve("quickstart", ["--policies.main.template.kind", "chart"])
     with pytest.raises(UserError, match=r"policies.main.template must be a table, got 'plain'"):
         recipe.build(recipe.Run, {"policies": {"main": {"template": "plain"}}})
-
-
-def test_an_environment_without_proposals_shows_none() -> None:
-    with pytest.raises(NotImplementedError):
-        prompter(env=toy_env.Toy(), template=replace(FOUR, example_difficulties=(1,))).propose("solve", (), 0)
