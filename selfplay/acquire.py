@@ -17,9 +17,10 @@ from selfplay.config import Template
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.prompts import pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
-from selfplay.sampler import Completion, Sampler
+from selfplay.sampler import Sampler
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text
+from selfplay.written import Completion
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int
 
+from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
 from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.sharding import batch_parts, batch_sharding, parameter_shardings
 from selfplay.models.tokenizer import Tokenizer
-from selfplay.records import Finish, PolicyRef, SamplingSpec
+from selfplay.records import PolicyRef, SamplingSpec
+from selfplay.written import Completion, Written
 
 TOKEN_BUCKET = 32
 """Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
@@ -37,21 +39,6 @@ ROW_BUCKET = 8
 
 SEGMENT = 8
 """Tokens decoded between two looks at which rows are finished."""
-
-LEAD = 4
-"""Tokens kept before the longest stop text: a decoder may treat the first one otherwise (it drops a leading space)."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the policy wrote in one row."""
-
-    ids: np.ndarray
-    """[n] int32: the drawn tokens, the end-of-sequence token included when it was drawn."""
-    logprobs: np.ndarray
-    """[n] float32, nats, of the distribution drawn from: after temperature, top-k and top-p."""
-    finish: Finish
-    """`abandoned` = a hole: nothing was asked of this row."""
 
 
 class Context(Protocol):
@@ -203,7 +190,7 @@ class LocalSampler:
     ) -> tuple[list[Completion], LocalContext]:
         """Segments of decoding; between two, stopped rows are noticed, the live ones move into a smaller bucket, and
         the cache grows to hold the next segment's tokens: attention reads all of its slots."""
-        written = _Written(len(asked), spec, self.tokenizer, self.eos_ids)
+        written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
         longest, pieces = max(c.size for c in contexts), []
@@ -234,8 +221,8 @@ class LocalSampler:
     ) -> Rows:
         """Rows about to draw their first tokens."""
         start = self._put(position)
-        uniforms = _uniforms(_pad_rows(keys, len(position)), start, length=_up(spec.max_new_tokens))
-        return Rows(hidden, start, uniforms, cache)
+        noise = uniforms(_pad_rows(keys, len(position)), start, length=_up(spec.max_new_tokens))
+        return Rows(hidden, start, noise, cache)
 
     def _put(self, arrays: Any) -> Any:
         """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
@@ -278,114 +265,6 @@ class LocalSampler:
                 f" {self.config.max_positions} positions"
             )
         return _up(max(longest, 1))
-
-
-class _Written:
-    """What each row of a call has drawn so far, on the host."""
-
-    def __init__(self, rows: int, spec: SamplingSpec, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> None:
-        self.tokens = np.zeros((rows, spec.max_new_tokens), np.int32)
-        self.logprobs = np.zeros((rows, spec.max_new_tokens), np.float32)
-        self.count = np.zeros(rows, np.int64)
-        self.stopped = np.zeros(rows, bool)
-        self.reach = max((len(s.encode()) for s in spec.stop), default=0) + LEAD
-        self.tails: list[list[int]] = [[] for _ in range(rows)]
-        """The last tokens of each row that give text: as many as a stop text still to come can begin in."""
-        self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
-
-    def add(
-        self, home: np.ndarray, alive: np.ndarray, still: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, at: int
-    ) -> np.ndarray:
-        """Take in a segment [R, steps] of rows `home` from token `at` on; returns which rows go on, [R] bool."""
-        steps = tokens.shape[1]
-        rows = home[alive]
-        self.tokens[rows, at : at + steps] = tokens[alive]
-        self.logprobs[rows, at : at + steps] = logprobs[alive]
-        ended = np.isin(tokens[alive], self.eos_ids)
-        self.count[rows] = at + np.where(ended.any(1), ended.argmax(1) + 1, steps)
-        going: np.ndarray = alive & still
-        if self.spec.stop:
-            for row in rows:
-                self._stop(row, at)
-            going[alive] &= ~self.stopped[rows]
-        return going
-
-    def completions(self, asked: np.ndarray) -> list[Completion]:
-        """One a row, in row order."""
-        done = []
-        for row, n in enumerate(self.count):
-            ids = self.tokens[row, :n].copy()
-            finish: Finish = "length"
-            if not asked[row]:
-                finish = "abandoned"
-            elif self.stopped[row]:
-                finish = "stop"
-            elif n and ids[-1] in self.eos_ids:
-                finish = "eos"
-            done.append(Completion(ids, self.logprobs[row, :n].copy(), finish))
-        return done
-
-    def _stop(self, row: int, at: int) -> None:
-        """Cut a row right after the first token with which its text holds a stop text.
-
-        A token that gives text gives a byte or more, so the stop text lies in the last `reach` such tokens: what is
-        decoded for a token does not grow with the row.
-        """
-        new = self.tokens[row, at : self.count[row]].tolist()
-        tail = self.tails[row]
-        if self._holds_stop(tail + new):
-            for n in range(1, len(new) + 1):
-                if self._holds_stop(tail + new[:n]):
-                    self.count[row], self.stopped[row] = at + n, True
-                    return
-        self.tails[row] = [t for t in tail + new if not self.tokenizer.silent(t)][-self.reach :]
-
-    def _holds_stop(self, ids: list[int]) -> bool:
-        text = self.tokenizer.decode(ids)
-        return any(stop in text for stop in self.spec.stop)
-
-
-def draw(
-    logits: Float[Array, "R V"],
-    uniform: Float[Array, " R"],
-    temperature: float | Float[Array, ""],
-    *,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
-    """One token a row by inverse CDF, and its log-probability in nats under the distribution drawn from.
-
-    token = the first i with sum_{j <= i} p_j > u, where p = softmax(logits / temperature) restricted to the top_k
-    likeliest tokens and then to the fewest of them that hold top_p of the mass. Temperature 0 is the likeliest token.
-    One uniform a row and token is an exact draw (to the 2^-23 grain of u) at a fraction of Gumbel noise's cost.
-    """
-    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
-    order = None
-    if top_k or top_p < 1.0:
-        scaled, order = jax.lax.top_k(scaled, min(top_k, logits.shape[-1]) or logits.shape[-1])  # descending
-    if top_p < 1.0:
-        before = jnp.cumsum(jax.nn.softmax(scaled, axis=-1), axis=-1) - jax.nn.softmax(scaled, axis=-1)
-        scaled = jnp.where((before < top_p).at[:, 0].set(True), scaled, -jnp.inf)
-    logp = jax.nn.log_softmax(scaled, axis=-1)
-    p = jnp.exp(logp)
-    cdf = jnp.cumsum(p, axis=-1)
-    hit = (cdf > uniform[:, None] * cdf.max(-1, keepdims=True)) & (p > 0)
-    index = jnp.where(temperature > 0, jnp.argmax(hit, axis=-1), jnp.argmax(scaled, axis=-1))
-    chosen = jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
-    if order is not None:
-        index = jnp.take_along_axis(order, index[:, None], axis=-1)[:, 0]
-    return index.astype(jnp.int32), jnp.where(temperature > 0, chosen, 0.0)
-
-
-@partial(jax.jit, static_argnames="length")
-def _uniforms(keys: UInt32[Array, "R 2"], start: Int[Array, " R"], *, length: int) -> Float[Array, "R T"]:
-    """The noise of every row and token: uniform in [0, 1), from (the row's key, the token's position) alone."""
-
-    def one(key: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), position))
-
-    positions = start[:, None] + jnp.arange(length)
-    return jax.vmap(jax.vmap(one, in_axes=(None, 0)))(keys, positions)
 
 
 _prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)

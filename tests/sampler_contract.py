@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.sampler import Completion, Sampler
+from selfplay.sampler import Sampler
 from selfplay.streams import Stream, row_keys
+from selfplay.written import Completion
 
 Fresh = Callable[[np.ndarray, int, SamplingSpec], np.ndarray]
 """(whole context, number of drawn tokens at its end, spec) -> their log-probabilities by a fresh forward."""

@@ -20,7 +20,7 @@ from selfplay.config import Template
 from selfplay.models import load, printable_ascii
 from selfplay.prompts import first_messages
 from selfplay.records import Group, PolicyRef, SamplingSpec, Unit, encode
-from selfplay.sampler import Completion
+from selfplay.written import Completion
 
 REF = PolicyRef("main", 0)
 TOKENIZER = printable_ascii()

@@ -20,6 +20,8 @@ LEVELS = (
     {"models", "credit", "losses", "templates", "prompts"},
     {
         "sampler",
+        "draw",
+        "written",
         "checkpoint",
         "manifest",
         "metrics",

@@ -28,7 +28,8 @@ from selfplay.errors import ActorError, CheckpointError, UserError
 from selfplay.learner import Learner, train
 from selfplay.metrics.files import read_metrics
 from selfplay.records import Group, PolicyRef, SamplingSpec
-from selfplay.sampler import Completion, LocalSampler
+from selfplay.sampler import LocalSampler
+from selfplay.written import Completion
 
 ROOT = Path(__file__).parent.parent
 TIMES = ("time/", "perf/", "progress/minutes")

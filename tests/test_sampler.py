@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import selfplay.sampler as sampler_module
+from selfplay.draw import draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.sampler import LocalSampler, draw
+from selfplay.sampler import LocalSampler
 from tests import sampler_contract as contract
 from tests.models.shapes import QWEN3, random_params
 from tests.sampler_contract import REF, keys, prompts

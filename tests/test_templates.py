@@ -16,7 +16,6 @@ from selfplay.config import Template
 from selfplay.errors import UserError
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import SamplingSpec
-from selfplay.sampler import _Written
 from selfplay.templates import (
     FIXED_DATE,
     answer_text,
@@ -27,6 +26,7 @@ from selfplay.templates import (
     with_examples,
     without_thinking,
 )
+from selfplay.written import Written
 
 TEXT, CHAT = Template(kind="text"), Template(kind="chat")
 QWEN, GEM, LLM = (
@@ -202,7 +202,7 @@ class Counting:
 def write(text_ids: np.ndarray, stop: tuple[str, ...], tokenizer: object) -> _Written:
     """What the sampler makes of a row's tokens, eight at a time."""
     n = len(text_ids)
-    written = _Written(1, SamplingSpec(max_new_tokens=n, stop=stop), tokenizer, (2,))  # type: ignore[arg-type]
+    written = Written(1, SamplingSpec(max_new_tokens=n, stop=stop), tokenizer, (2,))  # type: ignore[arg-type]
     row, alive = np.zeros(1, int), np.ones(1, bool)
     for at in range(0, n, 8):
         piece = text_ids[None, at : at + 8]
