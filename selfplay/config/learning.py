@@ -137,8 +137,9 @@ class Update:
     """Packed rows a device computes at a time; 0 = the whole minibatch. Changes memory and speed, and the numbers by
     rounding only."""
     remat: Remat = "none"
-    """What a backward pass computes again in place of keeping: block = the inside of every decoder block, a third
-    more compute for activations that no longer grow with it. Changes the numbers by rounding only."""
+    """What a backward pass computes again in place of keeping: block = the inside of every decoder block: less memory
+    for about a third more compute (expected of accelerators; a CPU's compiler keeps what it computed). Changes the
+    numbers by rounding only."""
     logit_chunk: int = 512
     """Positions whose logits (one number a token of the vocabulary) a device holds at a time; only positions that the
     policy chose are computed. 0 = all at once. Changes memory and speed, and the numbers by rounding only."""
