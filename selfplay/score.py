@@ -72,7 +72,7 @@ def encode(texts: Sequence[str], folder: Path, config: ModelConfig, file: Path) 
         raise UserError(f"{folder}: transformers does not open its tokenizer ({error})") from error
     rows = []
     for number, text in enumerate(texts, start=1):
-        ids = np.asarray(tokenizer(text).input_ids, np.int32)
+        ids = np.asarray(tokenizer(text, verbose=False).input_ids, np.int32)  # what is too long, we say
         if ids.size > config.max_positions:
             raise UserError(
                 f"{file}, line {number}: {ids.size} tokens, but the model has {config.max_positions} positions"
