@@ -93,7 +93,8 @@ class Objective:
         return jnp.pad(self._head(critic, hidden, rows), ((0, 0), (1, 0)))
 
     def _hidden(self, params: Params, rows: Rows) -> Float[Array, "R T-1 D"]:
-        hidden = forward(self.config, params, rows["ids"], rows["positions"], rows["segment_ids"], self._wrap)
+        places = (rows[name] for name in ("ids", "positions", "segment_ids", "prefix_ids"))
+        hidden = forward(self.config, params, *places, wrap=self._wrap)
         return hidden[:, :-1]
 
     def _wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,16 +7,15 @@ Letters: B rows of T tokens, n tokens of one trajectory.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
+from selfplay.layout import Rows, lay_out, plan_rows, row_bucket, row_width
 from selfplay.losses import regularised
-from selfplay.records import ROLES, Batch, Role, Trajectory
+from selfplay.records import Batch, Role, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +37,6 @@ class Item:
     """[n] the critic's values as of the batch's start."""
     reference_logprobs: np.ndarray | None = None
     """[n] nats; needed when a KL estimator of single tokens is on."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token ids laid out in rows, and where each trajectory lies."""
-
-    ids: np.ndarray
-    """[B, T] int32."""
-    positions: np.ndarray
-    """[B, T] int32: place in its own trajectory."""
-    segment_ids: np.ndarray
-    """[B, T] int32: 0 = padding, 1.. = the trajectories of the row."""
-    roles: np.ndarray
-    """[B, T] int32: index into ROLES, -1 on padding."""
-    reg_mask: np.ndarray
-    """[B, T] bool: tokens that the policy chose."""
-    places: tuple[tuple[int, slice], ...]
-    """Row and columns of each trajectory, in the order given."""
 
 
 def minibatches(
@@ -95,56 +76,13 @@ def minibatches(
     width = row_width(longest, update.row_tokens)
     order = np.random.default_rng(seed)
     parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
-    layouts = [first_fit([len(item.trajectory.ids) for item in part], width) for part in parts]
-    count = row_bucket(max(used for _, used in layouts), multiple)
+    plans = [plan_rows([item.trajectory for item in part], width, share=update.shared_prefix) for part in parts]
+    count = row_bucket(max(plan.rows for plan in plans), multiple)
     batches = []
-    for part, (places, _) in zip(parts, layouts, strict=True):
-        rows = lay_out([item.trajectory for item in part], places, count, width)
+    for part, plan in zip(parts, plans, strict=True):
+        rows = lay_out([item.trajectory for item in part], plan, count)
         batches.append(_batch(part, rows, policy, update, _shares(part, planned, roles, update, max_tokens)))
     return batches
-
-
-def row_width(longest: int, row_tokens: int) -> int:
-    """T: `row_tokens`, or the next multiple of 64 that holds the longest trajectory."""
-    return row_tokens if longest <= row_tokens else 64 * ceil(longest / 64)
-
-
-def row_bucket(rows: int, multiple: int) -> int:
-    """B: few distinct shapes mean few compilations: 8, then multiples of 16 up to 64, then of 32; and of `multiple`."""
-    size = 8 if rows <= 8 else 16 * ceil(rows / 16) if rows <= 64 else 32 * ceil(rows / 32)
-    return multiple * ceil(size / multiple)
-
-
-def first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], int]:
-    """First-fit decreasing: (row, start) of each length, in the order given, and the number of rows used."""
-    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
-    used: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r, taken in enumerate(used) if taken + lengths[i] <= width), len(used))
-        if row == len(used):
-            used.append(0)
-        places[i] = (row, used[row])
-        used[row] += lengths[i]
-    return places, len(used)
-
-
-def lay_out(trajectories: Sequence[Trajectory], places: Sequence[tuple[int, int]], rows: int, width: int) -> Rows:
-    """The trajectories written into [rows, width] arrays at their places."""
-    ids, positions, segment_ids = (np.zeros((rows, width), np.int32) for _ in range(3))
-    role_ids = np.full((rows, width), -1, np.int32)
-    reg_mask = np.zeros((rows, width), bool)
-    filled: Counter[int] = Counter()
-    where: list[tuple[int, slice]] = []
-    for trajectory, (row, start) in zip(trajectories, places, strict=True):
-        at = row, slice(start, start + len(trajectory.ids))
-        filled[row] += 1
-        ids[at] = trajectory.ids
-        positions[at] = np.arange(len(trajectory.ids))
-        segment_ids[at] = filled[row]
-        role_ids[at] = ROLES.index(trajectory.role)
-        reg_mask[at] = trajectory.mask
-        where.append(at)
-    return Rows(ids, positions, segment_ids, role_ids, reg_mask, tuple(where))
 
 
 def _check(items: Sequence[Item]) -> None:
@@ -179,26 +117,27 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
     }
     pair_ids = np.zeros(shape, np.int32)
-    for item, at in zip(items, rows.places, strict=True):
+    for item, spot in zip(items, rows.spots, strict=True):
         chosen = np.asarray(item.trajectory.mask, bool)
-        mask[at] = chosen & item.in_loss
-        pair_ids[at] = item.pair_id
-        floats["behaviour_logprobs"][at] = item.trajectory.behaviour_logprobs
+        spot.write(mask, chosen & item.in_loss)
+        spot.write(pair_ids, np.full(len(chosen), item.pair_id))
+        spot.write(floats["behaviour_logprobs"], item.trajectory.behaviour_logprobs)
         if item.in_loss:
-            floats["advantages"][at] = np.where(chosen, item.advantages, 0)
-            floats["weights"][at] = chosen * shares[item.trajectory.role]
+            spot.write(floats["advantages"], np.where(chosen, item.advantages, 0))
+            spot.write(floats["weights"], chosen * shares[item.trajectory.role])
         if item.reference_logprobs is not None:
-            floats["reference_logprobs"][at] = item.reference_logprobs
+            spot.write(floats["reference_logprobs"], item.reference_logprobs)
         if item.returns is not None:
-            valued[at] = chosen
-            floats["returns"][at] = item.returns
+            spot.write(valued, chosen)
+            spot.write(floats["returns"], item.returns)
         if item.old_values is not None:
-            floats["old_values"][at] = item.old_values
+            spot.write(floats["old_values"], item.old_values)
     return Batch(
         policy=policy,
         ids=rows.ids,
         positions=rows.positions,
         segment_ids=rows.segment_ids,
+        prefix_ids=rows.prefix_ids,
         roles=rows.roles,
         mask=mask,
         reg_mask=rows.reg_mask,

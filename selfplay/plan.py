@@ -15,6 +15,7 @@ from selfplay import recipe
 from selfplay.config import Mesh, Run
 from selfplay.errors import UserError
 from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes
+from selfplay.layout import row_width
 from selfplay.models import ModelConfig
 from selfplay.models.config import from_hf, read_config, read_json
 from selfplay.models.decoder import abstract_params
@@ -22,7 +23,6 @@ from selfplay.models.hf import EMBEDDED, locate
 from selfplay.models.hub import fetch_config, is_id
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_parts, check_mesh, make_mesh, parameter_shardings
-from selfplay.packing import row_width
 from selfplay.records import ROLES, Role
 from selfplay.sampler import cache_bytes
 from selfplay.units import sampling

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -30,6 +31,9 @@ TRIES = 20
 Example = tuple[tuple[Message, ...], str]
 """What was asked, and the answer."""
 
+Place = tuple[int, int]
+"""Index and difficulty of a task of the train split."""
+
 
 @dataclass(frozen=True)
 class Prompter:
@@ -45,7 +49,8 @@ class Prompter:
         """Ids [n] int32 of the prompt that a solver of a task reads."""
         difficulties = self.template.example_difficulties or (_nearest(task.difficulty, self.env.spec.difficulties),)
         rng = random.Random(stable_seed("solve", self._source, task.key))
-        examples = self._examples("solve", rng, task.mode, difficulties, avoid=task.family)
+        alike = self._alike(task, difficulties) if self.template.example_shape == "same" else []
+        examples = self._examples("solve", rng, task.mode, difficulties, avoid=task.family, alike=alike)
         return self._ids(first_messages(self.env, task), examples)
 
     def propose(self, mode: str, shown: Sequence[Task], seed: int) -> np.ndarray:
@@ -64,6 +69,14 @@ class Prompter:
     def _ids(self, messages: Sequence[Message], examples: Sequence[Example]) -> np.ndarray:
         return prompt_ids(self.template, self.tokenizer, with_examples(messages, examples))
 
+    def _alike(self, task: Task, difficulties: Sequence[int]) -> list[Place]:
+        """Where tasks of this task's shape are posed."""
+        if not isinstance(self.env, Proposable):
+            raise EnvError(f"environment {self.env.spec.name} tells no shapes of tasks apart")
+        shape = self.env.shape(task)
+        shapes = [(d, shapes_posed(self.env, self._source, task.mode, d)) for d in difficulties]
+        return [(index, d) for d, found in shapes for index in found.get(shape, ())]
+
     def _examples(
         self,
         role: Role,
@@ -71,13 +84,18 @@ class Prompter:
         mode: str,
         difficulties: Sequence[int],
         avoid: str = "",
+        alike: Sequence[Place] = (),
     ) -> list[Example]:
-        """Examples of different families, none of the family `avoid`: it would give the answer away."""
+        """Examples of different families, none of the family `avoid`: it would give the answer away.
+
+        Those of the places `alike` come last, next to the question.
+        """
         found: dict[str, Example] = {}
         tries = self.template.examples * TRIES
-        while len(found) < self.template.examples and tries:
-            tries -= 1
-            index, difficulty = rng.randrange(POOL), rng.choice(difficulties)
+        anywhere = ((rng.randrange(POOL), rng.choice(difficulties)) for _ in range(tries))
+        for index, difficulty in chain(rng.sample(alike, len(alike)), anywhere):
+            if len(found) == self.template.examples:
+                break
             task = posed(self.env, "train", index, self._source, mode, difficulty)
             example = None if task.family == avoid or task.family in found else KINDS[role](self.env, task)
             if example is not None:
@@ -88,7 +106,7 @@ class Prompter:
                 f"{', '.join(map(str, difficulties))} were found, the template's examples asks for "
                 f"{self.template.examples}"
             )
-        return list(found.values())
+        return list(found.values())[:: -1 if alike else 1]
 
 
 def prompter(unit: Unit, role: Role, env: Env, tokenizer: Tokenizer) -> Prompter:
@@ -120,6 +138,10 @@ def check_examples(env: Env, templates: Mapping[Role, Template], name: str) -> N
         lacking = "gold answers" if role == "solve" else "proposals"
         if not isinstance(env, Verifiable if role == "solve" else Proposable):
             raise UserError(f"environment {name} has no {lacking} to show as examples: set the template's examples = 0")
+        if template.example_shape == "same" and not isinstance(env, Proposable):
+            raise UserError(
+                f"environment {name} tells no shapes of tasks apart: set the template's example_shape = any"
+            )
         unknown = [d for d in template.example_difficulties if d not in env.spec.difficulties]
         if unknown:
             raise UserError(
@@ -172,3 +194,16 @@ def pose(env: Env, split: Split, index: int, seed: int, mode: str, difficulty: i
 
 posed = cast("Callable[[Env, Split, int, int, str, int], Task]", lru_cache(maxsize=1 << 16)(pose))
 """The same, kept: held-out tasks are asked every generation, and examples come from a small pool."""
+
+
+def find_shapes(env: Env, seed: int, mode: str, difficulty: int) -> Mapping[str, Sequence[int]]:
+    """Which of the train tasks that examples are drawn from have which shape, by index."""
+    found: dict[str, list[int]] = {}
+    if isinstance(env, Proposable):
+        for index in range(POOL):
+            found.setdefault(env.shape(posed(env, "train", index, seed, mode, difficulty)), []).append(index)
+    return found
+
+
+shapes_posed = cast("Callable[[Env, int, str, int], Mapping[str, Sequence[int]]]", lru_cache(maxsize=256)(find_shapes))
+"""The same, kept."""

@@ -160,7 +160,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Packed training data of one policy for one optimizer minibatch: B rows of T tokens.
 
-    Several trajectories share a row, told apart by `segment_ids`; a token never attends across segments.
+    Several trajectories share a row, told apart by `segment_ids`; a token attends to its own segment, and to the prefix
+    that this one continues.
     `mask` and everything of its shape speak of the token AT that place (predicted from the one before).
     """
 
@@ -170,7 +171,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     positions: np.ndarray
     """[B, T] int32: place in its own trajectory."""
     segment_ids: np.ndarray
-    """[B, T] int32: 0 = padding, 1.. = the trajectories of the row."""
+    """[B, T] int32: 0 = padding, 1.. = the segments of the row."""
+    prefix_ids: np.ndarray
+    """[B, T] int32: the segment that a token's own one continues; its own where that begins by itself."""
     mask: np.ndarray
     """[B, T] bool: tokens that the policy loss counts."""
     reg_mask: np.ndarray

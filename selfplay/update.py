@@ -26,6 +26,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from selfplay.config import RoleConfig, Update
+from selfplay.layout import lay_out, plan_rows, row_bucket, row_width
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
@@ -33,7 +34,6 @@ from selfplay.models.lora import init_adapter, join, split, trained_part
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, parameter_shardings, place
 from selfplay.objective import Objective, Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
 from selfplay.optimizer import advance, decay, learning_rate, make_optimizer, moment_shardings
-from selfplay.packing import first_fit, lay_out, row_bucket, row_width
 from selfplay.records import ROLES, Batch, Trajectory
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
@@ -45,7 +45,7 @@ Program: TypeAlias = Literal["init", "add", "apply"]
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
 
-PLACED = {"ids": np.int32, "positions": np.int32, "segment_ids": np.int32, "roles": np.int32, "reg_mask": np.bool_}
+PLACED = dict.fromkeys(("ids", "positions", "segment_ids", "prefix_ids", "roles"), np.int32) | {"reg_mask": np.bool_}
 """Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
 
 WEIGHTS = ("weights", "reg_weights", "value_weights")
@@ -419,14 +419,15 @@ class Updater:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
         if not trajectories:
             return []
-        lengths = [len(t.ids) for t in trajectories]
-        width = row_width(max(lengths), self.update.row_tokens)
-        places, used = first_fit(lengths, width)
-        size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
-        rows = lay_out(trajectories, places, -(-used // size) * size, width)
-        slabs = (self._put({name: getattr(rows, name)[i : i + size] for name in PLACED}) for i in range(0, used, size))
+        width = row_width(max(len(t.ids) for t in trajectories), self.update.row_tokens)
+        plan = plan_rows(trajectories, width, share=self.update.shared_prefix)
+        many = min(plan.rows, SCORE_ROWS)
+        size = self.row_multiple if self.update.micro_rows else row_bucket(many, self.row_multiple)
+        rows = lay_out(trajectories, plan, -(-plan.rows // size) * size)
+        begins = range(0, plan.rows, size)
+        slabs = (self._put({name: getattr(rows, name)[i : i + size] for name in PLACED}) for i in begins)
         out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
-        return [np.where(t.mask, out[at], np.float32(0)) for t, at in zip(trajectories, rows.places, strict=True)]
+        return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
 
 
 # ---------------------------------------------------------------- pure parts

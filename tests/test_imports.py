@@ -28,6 +28,7 @@ LEVELS = (
         "archive",
         "cluster",
         "hosts",
+        "layout",
         "packing",
         "readout",
         "objective",

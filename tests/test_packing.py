@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from envs.base import Verdict
 from selfplay.config import Critic, Denominator, Kl, RoleConfig, Update
-from selfplay.packing import Item, first_fit, minibatches, row_bucket, row_width
+from selfplay.packing import Item, minibatches
 from selfplay.records import ROLES, PolicyRef, Trajectory
 
 DEFAULT = {"propose": RoleConfig(), "solve": RoleConfig(loss_weight=0.5)}
@@ -49,18 +49,6 @@ def packed(items, *, seed=0, multiple=1, max_tokens=None, planned=None, **update
         multiple=multiple,
         max_tokens=max_tokens,
     )
-
-
-def test_first_fit_decreasing_by_hand():
-    # 7, 5, 4, 3, 1 into rows of 8: 7+1, 5+3, 4.
-    places, rows = first_fit([3, 7, 1, 5, 4], 8)
-    assert rows == 3 and places == [(1, 5), (0, 0), (0, 7), (1, 0), (2, 0)]
-
-
-def test_shapes_are_few():
-    assert [row_bucket(n, 1) for n in (0, 1, 8, 9, 17, 64, 65, 97)] == [8, 8, 8, 16, 32, 64, 96, 128]
-    assert [row_bucket(n, 6) for n in (1, 9, 64)] == [12, 18, 66]
-    assert [row_width(n, 96) for n in (3, 96, 97, 129)] == [96, 96, 128, 192]
 
 
 def test_one_trajectory_by_hand():
@@ -168,7 +156,7 @@ def test_every_token_once_and_groups_whole(drawn, parts, seed):
 
 def test_minibatches_have_about_equal_tokens():
     rng = np.random.default_rng(0)
-    items = [item(int(rng.integers(4, 16)), 2, group=g) for g in range(60)]
+    items = [item(int(rng.integers(4, 16)), 2, group=g, first=100 * g) for g in range(60)]
     sizes = [int((b.segment_ids > 0).sum()) for b in packed(items, minibatches=4, seed=5)]
     assert max(sizes) - min(sizes) <= 16
 

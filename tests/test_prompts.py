@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from small_tokenizers import GEMMA, character_tokenizer
 
 from envs.base import Task
 from envs.chain import Chain
+from envs.jsonl import Jsonl
 from envs.sums import Sums
 from selfplay import recipe
 from selfplay.config import Template
@@ -90,6 +92,19 @@ def test_by_default_examples_are_as_difficult_as_the_task() -> None:
         assert {asked.count(", then ") + 1 for asked, _ in ANSWER.findall(prompt)} == {difficulty}
 
 
+def test_examples_of_the_same_shape_come_last_and_first_of_all() -> None:
+    writer = prompter(replace(FOUR, example_difficulties=(), example_shape="same"))
+    lone = 0
+    for difficulty, index in itertools.product((1, 2), range(20)):
+        task = ENV.task("test", index, 0, difficulty=difficulty)
+        asked = [ENV.admit("solve", a, (), 0) for a, _ in ANSWER.findall(text(writer.solve(task)))]
+        alike = [isinstance(a, Task) and ENV.shape(a) == ENV.shape(task) for a in asked]
+        assert len(asked) == 4 and alike == sorted(alike)
+        assert difficulty == 2 or all(alike)
+        lone += not alike[0]
+    assert lone < 10  # a train pool of 256 has four of most pairs of operators
+
+
 def test_examples_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
     few = Chain(form="brief", operators=["sort"], values=[0, 1], digits=[2, 2], guess_limit=1.0)
     with pytest.raises(UserError, match=r"environment chain: [01] different examples of mode solve and difficulty 1"):
@@ -98,6 +113,11 @@ def test_examples_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
         check_examples(ENV, {"solve": replace(FOUR, example_difficulties=(11,))}, "chain")
     with pytest.raises(UserError, match=r"environment chain: its gold answers hold the stop text '\\n', such as"):
         check_examples(Chain(form="words"), {"solve": FOUR}, "chain")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f'{{"prompt": "{i}?", "answer": "{i}"}}\n' for i in range(60)))
+    with pytest.raises(UserError, match="environment jsonl tells no shapes of tasks apart: set the template's"):
+        same = replace(FOUR, example_shape="same", example_difficulties=())
+        check_examples(Jsonl(path=str(questions)), {"solve": same}, "jsonl")
     check_examples(Sums(), {"solve": replace(FOUR, example_difficulties=(12,))}, "sums")
 
 

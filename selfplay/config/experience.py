@@ -40,6 +40,8 @@ class Template:
     """Solved tasks (for a proposer: proposals) of the train split that are shown first: four-shot is 4."""
     example_difficulties: tuple[int, ...] = ()
     """Difficulties that examples are drawn from; none = that of the task asked, and all for a proposer."""
+    example_shape: Literal["any", "same"] = "any"
+    """same = to a solver, tasks of the asked one's shape (its operators, say) are shown, others where they run out."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of kind = chat: what the chat template is given besides the messages, such as enable_thinking = false."""
     think_open: str = "<think>"

@@ -145,6 +145,8 @@ class Update:
     policy chose are computed. 0 = all at once. Changes memory and speed, and the numbers by rounding only."""
     row_tokens: int = 128
     """Tokens T of a packed row; raised to the longest trajectory's next multiple of 64 where needed."""
+    shared_prefix: bool = True
+    """Compute a prompt that several attempts in a row share once; the numbers change by rounding only."""
     interference_every: int = 10
     """Every so many steps the gradients of the roles are compared; 0 = never."""
 

@@ -331,15 +331,22 @@ def forward(
     ids: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
+    prefix_ids: Int[Array, "B T"] | None = None,
+    *,
     wrap: Wrap = lambda block: block,
 ) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
 
     Segment 0 is padding: it sees only padding, and what comes out there means nothing.
+
+    Args:
+      prefix_ids: the segment that a token's own one continues, which it sees too; its own where there is none.
     """
     length = ids.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    mask = causal & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    seen = segment_ids[:, :, None] == segment_ids[:, None, :]  # [B T T]
+    if prefix_ids is not None:
+        seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
+    mask = jnp.tril(jnp.ones((length, length), bool)) & seen
     return _decoder(config, params)(ids, positions, mask, wrap=wrap)[0]
 
 

@@ -1,0 +1,147 @@
+"""Where trajectories lie in rows: every token once, a shared prompt once a row, all numbers those of the plain form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.base import Verdict
+from selfplay.config import Critic, Kl, RoleConfig, Update
+from selfplay.layout import first_fit, lay_out, plan_rows, row_bucket, row_width
+from selfplay.models import ModelConfig, init_params
+from selfplay.models.sharding import make_mesh
+from selfplay.packing import Item, minibatches
+from selfplay.records import PolicyRef, Trajectory
+from selfplay.update import Updater
+
+
+def trajectory(prompt, own, *, role="solve", logprob=-2.0):
+    """A prompt, and the tokens that the policy wrote."""
+    mask = np.arange(len(prompt) + len(own)) >= len(prompt)
+    return Trajectory(
+        role=role,
+        policy=PolicyRef("main", 0),
+        ids=np.array([*prompt, *own], np.int32),
+        mask=mask,
+        behaviour_logprobs=np.where(mask, logprob, 0).astype(np.float32),
+        turn_starts=(len(prompt),),
+        finish=("stop",),
+        verdict=Verdict(1.0, "ok"),
+        text="",
+    )
+
+
+def test_first_fit_decreasing_by_hand():
+    # 7, 5, 4, 3, 1 into rows of 8: 7+1, 5+3, 4.
+    places, rows = first_fit([3, 7, 1, 5, 4], 8)
+    assert rows == 3 and places == [(1, 5), (0, 0), (0, 7), (1, 0), (2, 0)]
+
+
+def test_shapes_are_few():
+    assert [row_bucket(n, 1) for n in (0, 1, 8, 9, 17, 64, 65, 97)] == [8, 8, 8, 16, 32, 64, 96, 128]
+    assert [row_bucket(n, 6) for n in (1, 9, 64)] == [12, 18, 66]
+    assert [row_width(n, 96) for n in (3, 96, 97, 129)] == [96, 96, 128, 192]
+
+
+def test_a_shared_prompt_by_hand():
+    a, b, c = trajectory([5, 6, 7], [1, 2]), trajectory([5, 6, 7], [3]), trajectory([5, 6, 8], [4])
+    rows = lay_out([a, b, c], plan_rows([a, b, c], 12, share=True), 1)
+    # prefix 5 6, then 7 1 2 and 7 3 behind it; c has another prompt and lies alone
+    np.testing.assert_array_equal(rows.ids[0], [5, 6, 7, 1, 2, 7, 3, 5, 6, 8, 4, 0])
+    np.testing.assert_array_equal(rows.positions[0], [0, 1, 2, 3, 4, 2, 3, 0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(rows.segment_ids[0], [1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 4, 0])
+    np.testing.assert_array_equal(rows.prefix_ids[0], [1, 1, 1, 1, 1, 1, 1, 4, 4, 4, 4, 0])
+    np.testing.assert_array_equal(np.flatnonzero(rows.reg_mask[0]), [3, 4, 6, 10])
+    assert [(s.row, s.columns.start, s.start) for s in rows.spots] == [(0, 2, 2), (0, 5, 2), (0, 7, 0)]
+
+
+def test_a_family_wider_than_a_row_has_its_prompt_in_each():
+    family = [trajectory([5, 6, 7], [i, i]) for i in range(3)]  # 2 + 3 x 3 tokens into rows of 8
+    plan = plan_rows(family, 8, share=True)
+    assert plan.rows == 2 and [f.members for f in plan.families] == [(0, 1), (2,)]
+    assert [f.shared for f in plan.families] == [2, 0] and [f.size for f in plan.families] == [8, 5]
+
+
+def test_roles_do_not_share():
+    plan = plan_rows([trajectory([5, 6], [1]), trajectory([5, 6], [1], role="propose")], 16, share=True)
+    assert [f.shared for f in plan.families] == [0, 0]
+
+
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=5)
+answers = st.lists(st.integers(2, 9), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(prompts, answers), min_size=1, max_size=12), st.integers(11, 40), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_every_token_is_read_after_those_that_it_had_before(pairs, width, share):
+    made = [trajectory(*pair) for pair in pairs]
+    plan = plan_rows(made, width, share=share)
+    rows = lay_out(made, plan, plan.rows)
+    taken = np.zeros_like(rows.ids)
+    for one, spot in zip(made, rows.spots, strict=True):
+        row, last = spot.row, spot.columns.stop - 1
+        own, prefix = rows.segment_ids[row, last], rows.prefix_ids[row, last]
+        seen = np.isin(rows.segment_ids[row], [own, prefix])
+        np.testing.assert_array_equal(rows.ids[row, seen], one.ids)
+        np.testing.assert_array_equal(rows.positions[row, seen], np.arange(len(one.ids)))
+        np.testing.assert_array_equal(spot.read(rows.reg_mask), one.mask)
+        taken[row, spot.columns] += 1
+    assert taken.max() == 1 and rows.reg_mask.sum() == sum(one.mask.sum() for one in made)
+    if not share:
+        assert all(spot.start == 0 for spot in rows.spots)
+
+
+CONFIG = ModelConfig(
+    family="gemma3", vocab_size=12, hidden_size=16, layers=2, heads=2, kv_heads=1, head_dim=8, intermediate_size=32,
+    sliding_window=6, sliding_layers=(0,),
+)  # fmt: skip
+ROLES = {"propose": RoleConfig(), "solve": RoleConfig(temperature=2.0)}
+EVERY_TERM = Update(
+    minibatches=1,
+    row_tokens=48,
+    micro_rows=0,
+    entropy_coef=0.01,
+    kl=Kl(place="loss", estimator="k2", coef={"propose": 0.05, "solve": 0.1}),
+    critic=Critic(kind="shared"),
+)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """Four groups of five attempts at a prompt, with all that a loss reads."""
+    rng = np.random.default_rng(0)
+    made = []
+    for group in range(4):
+        prompt = rng.integers(0, 12, 9)
+        for _ in range(5):
+            one = trajectory(prompt, rng.integers(0, 12, rng.integers(1, 8)), role=("solve", "propose")[group == 3])
+            noise = (rng.normal(size=(3, len(one.ids))) * one.mask).astype(np.float32)
+            made.append(Item(trajectory=one, advantages=noise[0], group=group, returns=noise[1],
+                             reference_logprobs=one.behaviour_logprobs + noise[2]))  # fmt: skip
+    return made
+
+
+def test_gradients_scores_and_values_are_those_of_the_plain_form(groups):
+    params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, init_params(CONFIG, jax.random.key(0)))
+    found = {}
+    for share in (False, True):
+        update = replace(EVERY_TERM, shared_prefix=share)
+        updater = Updater(CONFIG, update, ROLES, make_mesh())
+        state = updater.init(params)
+        state.critic["head"]["kernel"] += 1.0
+        (batch,) = minibatches(
+            groups, policy="main", planned={"propose": 5, "solve": 15}, roles=ROLES, update=update, seed=0,
+            multiple=updater.row_multiple,
+        )  # fmt: skip
+        found[share] = updater.gradients(state, batch)
+        trajectories = [item.trajectory for item in groups]
+        found[share] += updater.logprobs(params, trajectories), updater.values(state, trajectories)
+        tokens = (batch.segment_ids > 0).sum()
+        assert tokens == (4 * 8 if share else 4 * 5 * 8) + sum(len(t.ids) - 8 for t in trajectories)
+    for plain, shared in zip(jax.tree.leaves(found[False]), jax.tree.leaves(found[True]), strict=True):
+        np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
