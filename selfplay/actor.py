@@ -12,6 +12,7 @@ import envs
 from envs.base import Env
 from selfplay.acquire import Speaker, acquire
 from selfplay.cluster.base import Params, Timings
+from selfplay.compilations import Compilations
 from selfplay.config import Policy
 from selfplay.models.config import read_config
 from selfplay.models.hf import locate
@@ -39,8 +40,13 @@ class Actor:
         self._speakers[ref.policy].sampler.drop(ref)
 
     def run(self, unit: Unit) -> tuple[list[Group], Timings]:
-        groups, timings = acquire(unit, self._env(unit), self._speakers)
-        return groups, {"sample_s": timings.sample_s, "verify_s": timings.verify_s}
+        compilations = Compilations()
+        groups, spent = acquire(unit, self._env(unit), self._speakers)
+        return groups, {
+            "sample_s": spent.sample_s,
+            "verify_s": spent.verify_s,
+            "compilations": compilations.count(),
+        }
 
     def _env(self, unit: Unit) -> Env:
         name = json.dumps([unit.env, unit.options], sort_keys=True)

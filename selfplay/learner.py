@@ -25,6 +25,7 @@ from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
 from selfplay.cluster.local import LocalCluster
+from selfplay.compilations import Compilations
 from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
@@ -87,6 +88,7 @@ class Learner:
         """Without their weights: those are `joint`'s."""
         self.state = State(archive=TaskArchive(run.archive.capacity), objective=uniform_objective(run, self.world.envs))
         self._began = time.monotonic()
+        self._compilations, self._compiled_elsewhere = Compilations(), 0
         self._last: Refined | None = None
 
     # ------------------------------------------------------------ the three beats
@@ -169,10 +171,12 @@ class Learner:
     def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
         groups: list[Group] = []
         spent: dict[str, float] = {}
+        here = Compilations()
         for _, found, timings in self.cluster.run(units):
             groups += found
             for name, seconds in timings.items():
                 spent[name] = spent.get(name, 0.0) + seconds
+        self._compiled_elsewhere += int(spent.get("compilations", 0)) - here.count()
         return groups, spent
 
     def _evaluate(self, *, whole: bool) -> dict[str, float]:
@@ -318,6 +322,7 @@ class Learner:
             "time/publish": watch["publish"],
             "time/step": total,
             "perf/tokens_per_s": fresh / total,
+            "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
             "archive/size": len(state.archive),

@@ -16,7 +16,19 @@ ROOT = Path(__file__).parent.parent
 
 LEVELS = (
     {"envs"},
-    {"selfplay", "config", "errors", "records", "streams", "tree", "flags", "folders", "recipe", "watch"},
+    {
+        "selfplay",
+        "config",
+        "errors",
+        "records",
+        "streams",
+        "tree",
+        "flags",
+        "folders",
+        "recipe",
+        "watch",
+        "compilations",
+    },
     {"models", "credit", "losses", "templates", "prompts"},
     {
         "sampler",

@@ -15,7 +15,7 @@ from selfplay.records import Group, PolicyRef, Unit
 Params = Mapping[str, Any]
 """A nested dict of arrays; keys are strings."""
 Timings = dict[str, float]
-"""Seconds, by what they were spent on; `run_s` is always there."""
+"""Seconds by what they were spent on, `run_s` always, and counts by what was counted."""
 Result = tuple[Unit, list[Group], Timings]
 
 
