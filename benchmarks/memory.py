@@ -27,7 +27,8 @@ def measure(
     """Bytes of one device, on 1, 2, 4, ... `devices` along a mesh axis; `rows` are those of one device."""
     from selfplay.config import RoleConfig
     from selfplay.models.sharding import batch_parts, make_mesh
-    from selfplay.update import Program, Updater
+    from selfplay.programs import Program
+    from selfplay.update import Updater
 
     update = replace(update, micro_rows=rows)
     roles = {"propose": RoleConfig(), "solve": RoleConfig()}
@@ -37,7 +38,7 @@ def measure(
         updater = Updater(config, update, roles, mesh)
 
         def used(program: Program, updater: Updater = updater, rows: int = rows * batch_parts(mesh)) -> Any:
-            return updater.lower(program, rows, row_tokens).compile().memory_analysis()
+            return updater.programs.lower(program, rows, row_tokens).compile().memory_analysis()
 
         state = int(used("init").output_size_in_bytes)
         alone = alone or state

@@ -80,7 +80,7 @@ def depths(config: ModelConfig) -> tuple[int, int]:
 
 def compiled_scratch(subject: Subject, layers: int, rows: int, width: int) -> int:
     """XLA's own count of temporary bytes on a device, of the program that adds a slab's gradient."""
-    program = subject.updater(layers).lower("add", rows * batch_parts(subject.mesh), width)
+    program = subject.updater(layers).programs.lower("add", rows * batch_parts(subject.mesh), width)
     account: Any = program.compile().memory_analysis()
     return int(account.temp_size_in_bytes)
 
@@ -103,7 +103,7 @@ def abstract_scratch(subject: Subject, layers: int, rows: int, width: int) -> in
     chunk = min(update.logit_chunk or rows * width, rows * width)
     tensor = int(mesh.shape["tensor"])
     logits = 3 * chunk * config.vocab_size * 4 // tensor
-    trained = updater.shapes(batch_parts(mesh), width).state.params
+    trained = updater.programs.shapes(batch_parts(mesh), width).state.params
     gradient = device_bytes(trained)
     item = int(jnp.dtype(subject.dtype).itemsize)
     cast = gradient * item // 4 if item != 4 else 0
@@ -114,7 +114,9 @@ def _per_row(updater: Updater, width: int) -> int:
     """Bytes that one more row leaves for the backward pass; weights, which do not grow with rows, fall out."""
     parts, chunk = batch_parts(updater.mesh), updater.update.logit_chunk
     first = chunk // max(width - 1, 1) + 1  # rows from which logits come in chunks
-    return (updater.kept(2 * first * parts, width) - updater.kept(first * parts, width)) // (first * parts)
+    return (updater.programs.kept(2 * first * parts, width) - updater.programs.kept(first * parts, width)) // (
+        first * parts
+    )
 
 
 def _size(params: Params) -> int:

@@ -23,9 +23,10 @@ from selfplay.hosts import Hosts
 from selfplay.models import Model, Params, load
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import make_mesh
+from selfplay.programs import PolicyState
 from selfplay.records import Batch, Trajectory, decode
 from selfplay.streams import Stream, stream_key
-from selfplay.update import PolicyState, Updater
+from selfplay.update import Updater
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -230,14 +230,14 @@ def _calls(run: Run, limits: Limits) -> Calls:
 def _state_bytes(subject: Subject, rows: int, width: int, *, keeps_base: bool) -> dict[str, int]:
     """What lasts longer than a program runs; exact. Sampler and learner share the base and what is published."""
     updater = subject.updater()
-    shapes = updater.shapes(rows * batch_parts(subject.mesh), width)
+    shapes = updater.programs.shapes(rows * batch_parts(subject.mesh), width)
     state, frozen, slab, _ = shapes
     parameters = device_bytes(state.params)
     trained = _as(parameters, subject)
     return {
         "parameters": parameters,
         "moments": device_bytes(state) - parameters,
-        "gradients": device_bytes(updater.total_shapes(shapes)),
+        "gradients": device_bytes(updater.programs.total_shapes(shapes)),
         "base": device_bytes(frozen) if frozen else trained if keeps_base else 0,
         "slab": device_bytes(slab),
         "sampler_weights": trained,

@@ -45,6 +45,7 @@ LEVELS = (
         "readout",
         "objective",
         "optimizer",
+        "programs",
         "units",
         "provenance",
     },

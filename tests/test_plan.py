@@ -60,14 +60,14 @@ def planned(*flags: str, gib: float = 1.0, devices: int = 1, mesh: bool = False)
 def test_what_lasts_is_what_the_compiled_programs_hold(shape, lora):
     one = subject(with_adapter(replace(SMALL, layers=1), Lora(rank=lora)), *shape)
     updater, rows = one.updater(), 2 * shape[0]
-    shapes = updater.shapes(rows, 32)
+    shapes = updater.programs.shapes(rows, 32)
     state, frozen, slab, _ = shapes
-    total = updater.total_shapes(shapes)
-    init = updater.lower("init", rows, 32).compile().memory_analysis()
+    total = updater.programs.total_shapes(shapes)
+    init = updater.programs.lower("init", rows, 32).compile().memory_analysis()
     assert device_bytes(state) == pytest.approx(init.output_size_in_bytes, rel=0.03)  # 8 bytes an array
-    apply = updater.lower("apply", rows, 32).compile().memory_analysis()
+    apply = updater.programs.lower("apply", rows, 32).compile().memory_analysis()
     assert device_bytes((state, total)) == pytest.approx(apply.argument_size_in_bytes, rel=0.03)
-    add = updater.lower("add", rows, 32).compile().memory_analysis()
+    add = updater.programs.lower("add", rows, 32).compile().memory_analysis()
     held = device_bytes((state.params, frozen, total))
     assert held < add.argument_size_in_bytes <= held + device_bytes(slab)  # what this loss does not read is left out
 

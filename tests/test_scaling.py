@@ -160,8 +160,8 @@ def steps_agree(one: Pass, many: Pass) -> None:
     same = jax.tree.map(np.asarray, total)
     fed = []
     for x in (one, many):
-        placed = jax.tree.map(jax.device_put, same[:2], x.updater._total_shardings[:2])
-        state, _ = x.updater._jit_apply(
+        placed = jax.tree.map(jax.device_put, same[:2], x.updater.programs._total_shardings[:2])
+        state, _ = x.updater.programs.apply(
             x.updater.init(weights()), (*placed, same[2]), np.float32(1), policy=True, critic=same[1] is not None
         )
         fed.append(state)
@@ -216,7 +216,7 @@ def test_remat_keeps_less_of_every_block():
         (slab,) = updater._slabs(batch, None)
 
         def residuals(params, updater=updater, slab=slab):
-            loss = lambda p: updater._objective.loss(p, None, slab, None, old="behaviour")[0]  # noqa: E731
+            loss = lambda p: updater.programs._objective.loss(p, None, slab, None, old="behaviour")[0]  # noqa: E731
             return jax.tree.leaves(jax.vjp(loss, params)[1])
 
         shapes = jax.eval_shape(residuals, params)

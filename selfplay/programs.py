@@ -1,0 +1,272 @@
+"""The compiled programs of an update, on a device mesh: one makes the state, one adds the gradient of a slab of rows,
+and one applies the sum, so that none depends on how many rows a batch has. Shapes and places of all that they take
+follow from the config alone.
+
+What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
+forward pass takes both as one tree, in the policy's dtype. Letters: R rows of T tokens of a slab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from selfplay.config import RoleConfig, Update
+from selfplay.models import ModelConfig, Params
+from selfplay.models.decoder import abstract_params
+from selfplay.models.lora import join, split, trained_part
+from selfplay.models.sharding import batch_sharding, parameter_shardings
+from selfplay.objective import Objective, Old, Rows, Stats
+from selfplay.optimizer import advance, make_optimizer, moment_shardings
+
+Total: TypeAlias = tuple[Params, Params | None, Stats]
+"""Gradients of the policy and of the critic, and statistics, summed over slabs."""
+
+Program: TypeAlias = Literal["init", "add", "apply"]
+"""The compiled programs of an update."""
+
+PLACED = dict.fromkeys(("ids", "positions", "segment_ids", "prefix_ids", "roles"), np.int32) | {"reg_mask": np.bool_}
+"""Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
+
+WEIGHTS = ("weights", "reg_weights", "value_weights")
+WEIGHED = {"mask": np.bool_} | dict.fromkeys(
+    ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class PolicyState:
+    """All that an update changes; a pytree. `Updater.step` consumes it: use only the state that it returns."""
+
+    params: Params
+    """What is trained, float32: all weights, or the adapter."""
+    opt_state: Any
+    critic: Params | None
+    """{"head": ...}, with {"trunk": ...} where it is separate."""
+    critic_opt_state: Any
+    steps: jax.Array
+    """Optimizer steps that the policy took, int32 scalar."""
+
+
+class Shapes(NamedTuple):
+    """What an optimizer step reads: shapes, with the place of each array on the mesh."""
+
+    state: PolicyState
+    frozen: Params
+    """With LoRA, the base; else nothing."""
+    slab: dict[str, jax.ShapeDtypeStruct]
+    references: Params | None
+
+
+class Programs:
+    """What an update of one policy computes on the devices."""
+
+    def __init__(
+        self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh, dtype: Any
+    ) -> None:
+        self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
+        self._objective = Objective(config, update, roles, mesh)
+        self._tx = make_optimizer(update, update.learning_rate)
+        shared = update.critic.kind == "shared"
+        self._critic_tx = make_optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        self.shardings = self._state_shardings()
+        """Of a PolicyState."""
+        self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
+        self.init = jax.jit(self._new_state, out_shardings=self.shardings)
+        """What is trained -> PolicyState."""
+        self.add = jax.jit(
+            self._add, static_argnames=("old",), donate_argnames=("total",), out_shardings=self._total_shardings
+        )
+        """Total and a slab with the weights -> Total; see `_slab`."""
+        self.apply = jax.jit(
+            self._apply,
+            static_argnames=("policy", "critic"),
+            donate_argnames=("state",),
+            out_shardings=(self.shardings, self._whole),
+        )
+        """State and Total -> the next state, and statistics."""
+        self.logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
+        """Weights and rows -> [R T] nats."""
+        self.values = jax.jit(self._objective.values, out_shardings=self._whole)
+        """Weights, critic and rows -> [R T]."""
+        self._zeros: dict[Old, Callable[[], Total]] = {}
+
+    def cast(self, params: Params) -> Params:
+        """In the policy's dtype: the same arrays where they have it already."""
+        cast: Params = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), params)
+        return cast
+
+    def nothing(self, *slab: Any, old: Old) -> Total:
+        """A Total to begin with; the arguments are those of `add` for one slab."""
+        if old not in self._zeros:  # tracing costs as much as several slabs; the sum has one shape for all
+            shapes = jax.eval_shape(partial(self._slab, old=old), *slab)
+            zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
+        return self._zeros[old]()
+
+    def shapes(self, rows: int, width: int) -> Shapes:
+        """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
+        complete = abstract_params(self.config)
+        trained, dtype = trained_part(self.config, complete), self.dtype
+        frozen = {} if trained is complete else split(complete)[1]
+        frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
+        by_rows = batch_sharding(self.mesh)
+        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
+        state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self.shardings)
+        full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
+        references = (frozen or _placed(trained, self.shardings.params, dtype)) if full else None
+        return Shapes(state, frozen, slab, references)
+
+    def total_shapes(self, shapes: Shapes) -> Total:
+        """The sum of gradients and statistics that slabs of these shapes add to."""
+        state, frozen, slab, references = shapes
+        given = state.params, frozen, state.critic, slab, references
+        sums: Total = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
+        return policy, critic, sums[2]
+
+    def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
+        """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
+
+        What it holds on a device is in `.compile().memory_analysis()`.
+
+        Args:
+          program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
+        """
+        if program == "init":
+            trained = trained_part(self.config, abstract_params(self.config))
+            return self.init.lower(_placed(trained, self.shardings.params))
+        shapes = self.shapes(rows, width)
+        state, frozen, slab, references = shapes
+        total = self.total_shapes(shapes)
+        if program == "add":
+            return self.add.lower(total, state.params, frozen, state.critic, slab, references, old="behaviour")
+        return self.apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
+
+    def kept(self, rows: int, width: int) -> int:
+        """Bytes that the forward pass of a slab leaves for the backward one, over all devices, from shapes alone."""
+        state, frozen, slab, references = self.shapes(rows, width)
+
+        def residuals(trained: Any, frozen: Params, slab: Rows, references: Params | None) -> list[Any]:
+            loss = partial(self._loss, frozen=frozen, rows=slab, references=references, old="behaviour")
+            return jax.tree.leaves(jax.vjp(lambda given: loss(*given)[0], trained)[1])
+
+        shapes = jax.eval_shape(residuals, (state.params, state.critic), frozen, slab, references)
+        return sum(x.size * x.dtype.itemsize for x in shapes)
+
+    # ------------------------------------------------------------ inside
+
+    def _new_state(self, params: Params) -> PolicyState:
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+        critic = self._new_critic(params)
+        return PolicyState(
+            params=params,
+            opt_state=self._tx.init(params),
+            critic=critic,
+            critic_opt_state=None if critic is None else self._critic_tx.init(critic),
+            steps=jnp.zeros((), jnp.int32),
+        )
+
+    def _apply(
+        self, state: PolicyState, total: Total, scale: jax.Array, *, policy: bool, critic: bool
+    ) -> tuple[PolicyState, Stats]:
+        """One optimizer step with a batch's summed gradients, at `scale` times the learning rate."""
+        gradient, critic_gradient, stats = total
+        norms = {"grad_norm": optax.tree.norm(gradient), "critic_grad_norm": optax.tree.norm(critic_gradient)}
+        finite = jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["critic_grad_norm"])
+        weights, moments = state.params, state.opt_state
+        head, head_moments = state.critic, state.critic_opt_state
+        if policy:
+            weights, moments = advance(self._tx, gradient, moments, weights, scale, finite)
+        if critic:
+            head, head_moments = advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
+        steps = state.steps + finite if policy else state.steps
+        stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
+        return PolicyState(
+            params=weights, opt_state=moments, critic=head, critic_opt_state=head_moments, steps=steps
+        ), stats
+
+    def _slab(
+        self,
+        params: Params,
+        frozen: Params,
+        critic: Params | None,
+        rows: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+    ) -> Total:
+        """Gradients and statistics of one slab ([R T] arrays)."""
+
+        loss = partial(self._loss, frozen=frozen, rows=rows, references=references, old=old)
+        (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
+        return policy, value, stats
+
+    def _loss(
+        self,
+        params: Params,
+        critic: Params | None,
+        *,
+        frozen: Params,
+        rows: Rows,
+        references: Params | None,
+        old: Old,
+    ) -> tuple[jax.Array, Stats]:
+        """Loss and statistics of one slab, as a function of what is trained."""
+        if critic is not None and "trunk" in critic:
+            critic = critic | {"trunk": self.cast(critic["trunk"])}
+        return self._objective.loss(join(frozen, self.cast(params)), critic, rows, references, old=old)
+
+    def _add(self, total: Total, *slab: Any, old: Old) -> Total:
+        """`total` and what `_slab` makes of these arguments."""
+        return _merge(total, self._slab(*slab, old=old))
+
+    def _new_critic(self, params: Params) -> Params | None:
+        """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""
+        if self.update.critic.kind == "none":
+            return None
+        critic: Params = {"head": {"kernel": jnp.zeros(self.config.hidden_size), "bias": jnp.zeros(())}}
+        if self.update.critic.kind == "separate":
+            critic["trunk"] = jax.tree.map(jnp.copy, params)
+        return critic
+
+    def _state_shardings(self) -> PolicyState:
+        """The sharding of every array of the state: moments beside their parameters, all else whole."""
+        params = parameter_shardings(trained_part(self.config, abstract_params(self.config)), self.mesh)
+        whole: Any = self._whole
+        critic: Params | None = None
+        if self.update.critic.kind != "none":
+            critic = {"head": {"kernel": whole, "bias": whole}}
+            if self.update.critic.kind == "separate":
+                critic["trunk"] = params
+        return PolicyState(
+            params=params,
+            opt_state=moment_shardings(self._tx, params, whole),
+            critic=critic,
+            critic_opt_state=None if critic is None else moment_shardings(self._critic_tx, critic, whole),
+            steps=whole,
+        )
+
+
+def _placed(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
+    """Shapes with the place of each array, and another type where one is given."""
+    return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=p), shapes, shardings)
+
+
+def _merge(a: Total, b: Total) -> Total:
+    """Add gradients and sums, take the larger of maxima."""
+    stats: Stats = {
+        "sum": jax.tree.map(jnp.add, a[2]["sum"], b[2]["sum"]),
+        "max": jax.tree.map(jnp.maximum, a[2]["max"], b[2]["max"]),
+    }
+    return jax.tree.map(jnp.add, a[0], b[0]), jax.tree.map(jnp.add, a[1], b[1]), stats
