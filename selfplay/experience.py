@@ -93,15 +93,16 @@ def task_lines(groups: Sequence[Group]) -> list[TaskLine]:
 
 
 def samples(refined: Refined, models: Mapping[str, Model], *, limit: int) -> list[Sample]:
-    """Transcripts of the first groups of a step: the proposal and its first two attempts.
+    """Transcripts of some groups of a step, of every unit in turn: the proposal and the first two attempts.
 
     A prompt is written as the policy read it, special tokens and examples included.
     """
     out: list[Sample] = []
     taken: Counter[tuple[int, str]] = Counter()
+    shown = _spread(refined.groups, limit)
     for i, p in enumerate(refined.paid):
-        if p.group >= limit:
-            break
+        if p.group not in shown:
+            continue
         t, group = p.trajectory, refined.groups[p.group]
         taken[p.group, t.role] += 1
         if taken[p.group, t.role] <= 2:
@@ -125,6 +126,16 @@ def samples(refined: Refined, models: Mapping[str, Model], *, limit: int) -> lis
                 )
             )
     return out
+
+
+def _spread(groups: Sequence[Group], limit: int) -> set[int]:
+    """Indices of `limit` groups: the first of each unit, then the second of each, ..."""
+    seen: Counter[int] = Counter()
+    ranked = []
+    for index, group in enumerate(groups):
+        ranked.append((seen[group.unit], group.unit, index))
+        seen[group.unit] += 1
+    return {index for _, _, index in sorted(ranked)[:limit]}
 
 
 def _prompt_text(t: Trajectory, models: Mapping[str, Model]) -> str:

@@ -93,6 +93,8 @@ def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight
     assert [r["generation"] for r in steps] == [1, 1, 2, 2]
     assert steps[0]["propose/valid_frac"] > 0 and 0 < steps[0]["solve_rate/toy_env:Toy"] < 1
     assert all(r["policy/grad_norm"] > 0 for r in steps)
+    transcripts = [json.loads(line) for line in (straight / "samples.jsonl").read_text().splitlines()]
+    assert {(t["step"], t["unit"]) for t in transcripts} == {(s, u) for s in (1, 2, 3, 4) for u in (0, 1)}
     assert recipe.from_toml(straight / "config.toml") == small
     arrays, _, counters = state_of(small, straight)
     assert (counters["generation"], counters["step"], counters["tokens"]) == (2, 4, steps[-1]["tokens"])
