@@ -61,10 +61,15 @@ def make_worker(spec: Mapping[str, Any], mesh: Mesh | None = None) -> Actor:
     Args:
       mesh: where an actor within the learner samples; None = on this process's first device.
     """
+    return Actor(make_speakers(spec, mesh))
+
+
+def make_speakers(spec: Mapping[str, Any], mesh: Mesh | None = None) -> dict[str, Speaker]:
+    """The speaker of every policy; see `make_worker`."""
     speakers = {}
     for name, table in spec["policies"].items():
         policy = build(Policy, table)
         folder = locate(policy.model)
         tokenizer, config = load_tokenizer(folder), with_adapter(read_config(folder), policy.lora)
         speakers[name] = Speaker(LocalSampler(config, tokenizer, mesh), tokenizer, config.max_positions)
-    return Actor(speakers)
+    return speakers

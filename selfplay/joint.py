@@ -8,24 +8,29 @@ run of one process calls them too, and says nothing to nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
 from selfplay import recipe
+from selfplay.actor import Actor, make_speakers, make_worker
 from selfplay.checkpoint import Generations
 from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.hosts import Hosts
+from selfplay.joint_sampler import Call, Calls, Continue, Draw, Echo, Forget, JointSampler, Load
 from selfplay.models import Model, Params, load
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import make_mesh
 from selfplay.programs import PolicyState
 from selfplay.records import Batch, Trajectory, decode
 from selfplay.streams import Stream, stream_key
+from selfplay.tree import plain
 from selfplay.update import Updater
 
 
@@ -82,7 +87,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Leave in good order."""
 
 
-Message = Start | Step | Interference | Values | ReferenceLogprobs | Remember | Publish | Save | Restore | Stop
+Message = Step | Interference | Values | ReferenceLogprobs | Remember | Publish | Save | Restore | Stop | Call
 
 
 class Joint:
@@ -91,7 +96,7 @@ class Joint:
     def __init__(
         self, run: Run, folder: Path, models: Mapping[str, Model], generations: Generations, hosts: Hosts
     ) -> None:
-        self.run, self.generations, self.hosts = run, generations, hosts
+        self.run, self.generations, self.hosts, self.calls = run, generations, hosts, Calls(hosts)
         start = Start(recipe.to_toml(run), str(folder.absolute()), {n: m.digest for n, m in models.items()})
         with hosts.together(start):
             self.mesh = mesh_of(run)
@@ -103,6 +108,9 @@ class Joint:
             }
         kl = run.update.kl
         self._refers_to_base = kl.place != "none" and kl.reference == "base"
+        paths = {name: replace(policy, model=str(models[name].path)) for name, policy in run.policies.items()}
+        self.worker_spec: dict[str, Any] = {"policies": {name: plain(policy) for name, policy in paths.items()}}
+        """What an actor is made from."""
         self.previous: dict[str, Params] = {}
         """Weights at the start of the generation, for kl.reference = previous_generation."""
 
@@ -110,7 +118,7 @@ class Joint:
         self, policy: str, batches: Sequence[Batch], *, reference: bool, done: float, critic_only: bool
     ) -> dict[str, float]:
         """Gradient steps on the batches; see `Updater.step`. `reference` = it needs the reference's weights."""
-        with self.hosts.together(Step(policy, list(batches), reference, done, critic_only)):
+        with self.calls.together(Step(policy, list(batches), reference, done, critic_only)):
             self.policies[policy], measured = self.updaters[policy].step(
                 self.policies[policy],
                 batches,
@@ -122,53 +130,62 @@ class Joint:
 
     def interference(self, policy: str, batches: Sequence[Batch], *, reference: bool) -> dict[str, float]:
         """How far the roles pull apart; see `Updater.interference`."""
-        with self.hosts.together(Interference(policy, list(batches), reference)):
+        with self.calls.together(Interference(policy, list(batches), reference)):
             references = self._reference(policy) if reference else None
             return self.updaters[policy].interference(self.policies[policy], batches, references)
 
     def values(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """The critic's values, [n] a trajectory."""
-        with self.hosts.together(Values(policy, list(trajectories))):
+        with self.calls.together(Values(policy, list(trajectories))):
             return self.updaters[policy].values(self.policies[policy], trajectories)
 
     def reference_logprobs(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Log-probabilities under the reference of update.kl, [n] a trajectory."""
-        with self.hosts.together(ReferenceLogprobs(policy, list(trajectories))):
+        with self.calls.together(ReferenceLogprobs(policy, list(trajectories))):
             return self.updaters[policy].logprobs(self._reference(policy), trajectories)
 
     def remember(self) -> None:
         """A generation ends: its weights are the previous ones from now on, where a reference reads them."""
         if self.run.update.kl.reference == "previous_generation":
-            with self.hosts.together(Remember()):
+            with self.calls.together(Remember()):
                 self.previous = {name: self.updaters[name].publish(state) for name, state in self.policies.items()}
 
     def publish(self, policy: str, *, base: bool = False) -> Params:
-        """What is trained, as it is now, or all of the base: to be leased as a version. From several processes whole
-        NumPy arrays (at process 0; nothing elsewhere)."""
-        with self.hosts.together(Publish(policy, base)):
+        """What is trained, as it is now, or all of the base: to be leased as a version. It lies as the learner has it;
+        for actor processes of a learner of several, whole NumPy arrays (at process 0; nothing elsewhere)."""
+        with self.calls.together(Publish(policy, base)):
             if not base:
                 params = self.updaters[policy].publish(self.policies[policy])
             elif self._refers_to_base or self.run.policies[policy].lora.rank:
                 params = self._bases[policy]
             else:  # from now on nobody here reads it
                 params = self._bases.pop(policy)
-            return (self.hosts.fetch(params) or {}) if self.mesh.is_multi_process else params
+            if self.mesh.is_multi_process and actors_of(self.run):
+                return self.hosts.fetch(params) or {}
+            return params
+
+    def worker(self) -> Actor:
+        """The actor within the learner, which samples on the learner's mesh."""
+        if not self.mesh.is_multi_process:
+            return make_worker(self.worker_spec, self.mesh if self.mesh.size > 1 else None)
+        speakers = make_speakers(self.worker_spec, self.mesh)
+        return Actor({n: replace(s, sampler=JointSampler(s.sampler, self.calls)) for n, s in speakers.items()})
 
     def save(self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
         """Write a generation; record and blobs are process 0's to give."""
-        with self.hosts.together(Save(generation)):
+        with self.calls.together(Save(generation)):
             self.generations.save(generation, self._arrays(), record, blobs=blobs)
 
     def restore(self, generation: int) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Take up the weights of a complete generation, from whatever mesh; returns its record and its blobs."""
-        with self.hosts.together(Restore(generation)):
+        with self.calls.together(Restore(generation)):
             arrays, record, blobs = self.generations.load(generation, self._arrays())
             self.policies = {name: PolicyState(**fields) for name, fields in arrays["policies"].items()}
         return record, blobs
 
     def stop(self) -> None:
         """The run is over: let the other processes go."""
-        with self.hosts.together(Stop()):
+        with self.calls.together(Stop()):
             pass
 
     def _arrays(self) -> dict[str, Any]:
@@ -191,6 +208,14 @@ def mesh_of(run: Run) -> Mesh:
     return make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
 
 
+def actors_of(run: Run) -> int:
+    """Actor processes of a run; 0 = the learner samples."""
+    actors = run.cluster.actors
+    if actors == "auto":
+        return 1 if jax.default_backend() == "cpu" else 0
+    return actors
+
+
 def open_models(run: Run) -> dict[str, Model]:
     """Every policy's model, its weights laid out on the mesh in the policy's dtype; no other copy of them is made."""
     mesh = mesh_of(run)
@@ -211,8 +236,11 @@ def follow(hosts: Hosts) -> None:
             here = f"model {model.path} has digest {model.digest[:12]} at process {hosts.process}"
             raise UserError(f"{here} and {start.digests[name][:12]} at process 0: all need the same files")
     joint = Joint(run, folder, models, Generations(folder / "generations", run.output.keep, hosts=hosts), hosts)
+    del models
+    speakers = {} if actors_of(run) else make_speakers(joint.worker_spec, joint.mesh)
+    echo = Echo(hosts, {name: speaker.sampler for name, speaker in speakers.items()})
     while not isinstance(message := _next(hosts), Stop):
-        _obey(joint, message)
+        _obey(joint, echo, message)
 
 
 def _next(hosts: Hosts) -> Message:
@@ -220,7 +248,7 @@ def _next(hosts: Hosts) -> Message:
     return message
 
 
-def _obey(joint: Joint, message: Message) -> None:
+def _obey(joint: Joint, echo: Echo, message: Message) -> None:
     match message:
         case Step(policy, batches, reference, done, critic_only):
             joint.step(policy, batches, reference=reference, done=done, critic_only=critic_only)
@@ -233,10 +261,12 @@ def _obey(joint: Joint, message: Message) -> None:
         case Remember():
             joint.remember()
         case Publish(policy, base):
-            joint.publish(policy, base=base)
+            echo.published[policy] = joint.publish(policy, base=base)
         case Save(generation):
             joint.save(generation, {}, {})
         case Restore(generation):
             joint.restore(generation)
+        case Load() | Draw() | Continue() | Forget():
+            echo.obey(message)
         case _:
             raise ValueError(f"process 0 said {type(message).__name__} out of turn")

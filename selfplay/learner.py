@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
 import envs
 from selfplay import recipe
-from selfplay.actor import ENTRY, make_worker
+from selfplay.actor import ENTRY
 from selfplay.archive import TaskArchive
 from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster
@@ -30,7 +29,7 @@ from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
 from selfplay.experience import experience_metrics, panels, samples, task_lines
 from selfplay.hosts import Hosts
-from selfplay.joint import Joint, follow, open_models
+from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
@@ -38,7 +37,6 @@ from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
 from selfplay.state import State
 from selfplay.streams import Stream, python_seed
-from selfplay.tree import plain
 from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
 from selfplay.watch import Watch
 
@@ -296,18 +294,12 @@ class Learner:
         self.display.note(line)
 
     def _open_cluster(self) -> Cluster:
-        policies = self.run.policies.items()
-        spec = {"policies": {n: plain(replace(p, model=str(self.models[n].path))) for n, p in policies}}
-        actors = self.run.cluster.actors
-        if actors == "auto":
-            actors = 1 if jax.default_backend() == "cpu" else 0
+        actors, plan = actors_of(self.run), self.run.cluster
         if actors == 0:
-            mesh = self.joint.mesh
-            return InProcess(make_worker(spec, mesh if mesh.size > 1 and not mesh.is_multi_process else None))
-        threads = self.run.cluster.threads
-        if threads == "auto":
+            return InProcess(self.joint.worker())
+        if plan.threads == "auto":
             raise ValueError("cluster.threads is fixed when a run is created")
-        return LocalCluster(actors, ENTRY, spec, threads=threads, timeout_s=self.run.cluster.timeout_s)
+        return LocalCluster(actors, ENTRY, self.joint.worker_spec, threads=plan.threads, timeout_s=plan.timeout_s)
 
     def _record_step(
         self, refined: Refined, values: dict[str, float], watch: Watch, spent: Mapping[str, float], fresh: int

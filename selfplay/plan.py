@@ -1,7 +1,7 @@
 """What a recipe needs on N devices of M GiB, and what fits: `selfplay plan`. Shapes only; no weights are read.
 
-The learner and its in-process sampler (`cluster.actors = 0`) share the devices of one process; weights and caches are
-split over all of them. A step has three moments at which most is held; each must fit.
+The learner and its sampler (`cluster.actors = 0`) share the mesh, of one process or of several; weights and caches are
+split over all of it. A step has three moments at which most is held; each must fit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import envs
 from selfplay import recipe
 from selfplay.config import Mesh, Run
 from selfplay.errors import UserError
-from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes
+from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes, model_bytes
 from selfplay.layout import row_width
 from selfplay.models import ModelConfig
 from selfplay.models.config import from_hf, read_config, read_json
@@ -31,7 +31,10 @@ GIB = 2**30
 
 UPDATE = ("parameters", "moments", "gradients", "base", "slab", "scratch", "sampler_weights")
 PUBLISH = ("parameters", "moments", "base", "sampler_weights", "sampler_next")
-SAMPLE = ("parameters", "moments", "base", "sampler_weights", "kv_cache", "kv_set_aside", "sampler_scratch")
+SAMPLE = (
+    "parameters", "moments", "base", "sampler_weights", "sampler_gathered", "kv_cache", "kv_set_aside",
+    "sampler_scratch",
+)  # fmt: skip
 MOMENTS = {"update": UPDATE, "publish": PUBLISH, "sample": SAMPLE}
 """What a device holds at each moment of a step."""
 
@@ -249,7 +252,8 @@ def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
     """What the sampler holds beside the weights.
 
     Logits are four times [R V] float32 (`sampler.draw`: logits, log-softmax, probabilities, their sum), the scores
-    of a prefill twice [P N T T] float32 in a layer; on a mesh, the output matrix is gathered besides.
+    of a prefill twice [P N T T] float32 in a layer. Weights split over `fsdp` are gathered before the loop over
+    tokens and held through it, all layers: so the compiled program has it, each device then holds 1 / tensor of them.
     """
     config, parts = subject.config, batch_parts(subject.mesh)
     caches = [_cache(subject, rows, calls.prompt + new) for rows, new in calls.rows.values()]
@@ -257,11 +261,12 @@ def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
     rows = max(rows for rows, _ in calls.rows.values())
     prompts = max(calls.rows["evaluate"][0], calls.rows.get("propose", (0, 0))[0])
     scores = 2 * 4 * -(-prompts // parts) * config.heads * calls.prompt**2
-    gathered = config.vocab_size * config.hidden_size * _item(subject) if subject.mesh.size > 1 else 0
+    fsdp, tensor = subject.mesh.shape["fsdp"], subject.mesh.shape["tensor"]
     return {
         "kv_cache": cache,
         "kv_set_aside": most - cache,
-        "sampler_scratch": max(4 * 4 * -(-rows // parts) * config.vocab_size, scores) + gathered,
+        "sampler_gathered": model_bytes(config, subject.dtype) // tensor if fsdp > 1 else 0,
+        "sampler_scratch": max(4 * 4 * -(-rows // parts) * config.vocab_size, scores),
     }
 
 
@@ -333,6 +338,7 @@ def _help(part: str, run: Run, subject: Subject) -> str:
         "scratch": fewer + remat + narrow + ["a smaller update.logit_chunk or update.row_tokens", "mesh.tensor"],
         "sampler_weights": narrow + adapter + spread,
         "sampler_next": narrow + adapter + spread,
+        "sampler_gathered": narrow + ["a larger mesh.tensor with a smaller mesh.fsdp"],
         "kv_cache": narrow + rows,
         "kv_set_aside": narrow + rows,
         "sampler_scratch": rows,

@@ -16,6 +16,7 @@ WORDS = {
     "scratch": "activations and scratch of a slab",
     "sampler_weights": "sampler's weights",
     "sampler_next": "sampler's next weights",
+    "sampler_gathered": "sampler's weights gathered over fsdp for a call",
     "kv_cache": "KV cache",
     "kv_set_aside": "KV cache of rows set aside, at most",
     "sampler_scratch": "sampler's logits and prefill scores",

@@ -23,7 +23,7 @@ from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
 from selfplay.models.lora import join, no_adapter, split
-from selfplay.models.sharding import batch_parts, batch_sharding, parameter_shardings
+from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.written import Completion, Written
@@ -108,9 +108,10 @@ class LocalContext:
 
 
 class LocalSampler:
-    """Samples on this process's devices: one prefill, then compiled segments of decoding over the live rows.
+    """One prefill, then compiled segments of decoding over the live rows.
 
-    On its first device, or on a mesh of them: weights lie as the learner's do, and rows with their caches are split.
+    On this process's first device, or on a mesh: weights lie as the learner's do, and rows with their caches are split.
+    On a mesh of several processes all of them must make the same calls (`joint_sampler.py`).
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None) -> None:
@@ -204,7 +205,7 @@ class LocalSampler:
                 self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, offset, steps,
                 np.float32(spec.temperature),
             )  # fmt: skip
-            tokens, logprobs, still = jax.device_get(drawn)
+            tokens, logprobs, still = jax.device_get(drawn) if self.mesh is None else fetch(drawn, self.mesh)
             alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps], offset)
             room = min(b for b in _row_buckets(len(asked), self._parts) if b >= alive.sum())
             if alive.any() and room < len(home):
@@ -226,21 +227,22 @@ class LocalSampler:
 
     def _put(self, arrays: Any) -> Any:
         """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
-        whole = jax.local_devices()[0] if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
-        return jax.device_put(arrays, whole)
+        if self.mesh is None:
+            return jax.device_put(arrays, jax.local_devices()[0])
+        return place(arrays, NamedSharding(self.mesh, PartitionSpec()))
 
     def _laid_out(self, params: Params) -> Params:
         """Weights as PARAMETER_SPECS says."""
         if self.mesh is None:
             return dict(self._put(params))
-        return dict(jax.device_put(params, parameter_shardings(params, self.mesh)))
+        return dict(place(params, parameter_shardings(params, self.mesh)))
 
     def _split(self, rows: Any) -> Any:
         """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
         count = len(jax.tree.leaves(rows)[0])
         if self.mesh is None or count % self._parts:
             return rows
-        return jax.device_put(rows, batch_sharding(self.mesh))
+        return place(rows, batch_sharding(self.mesh))
 
     def _of(self, ref: PolicyRef) -> Params:
         if ref not in self._params:

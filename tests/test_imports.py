@@ -50,7 +50,7 @@ LEVELS = (
         "provenance",
     },
     {"acquire", "refine", "update", "evaluate", "experience", "compare", "compare_plot", "export", "score", "state"},
-    {"actor", "joint", "learner", "examine", "footprint", "plan", "plan_table", "pretrain"},
+    {"actor", "joint", "joint_sampler", "learner", "examine", "footprint", "plan", "plan_table", "pretrain"},
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from selfplay import recipe
@@ -19,10 +20,10 @@ from selfplay.footprint import SCRATCH, Scratch, Subject, compiled_scratch, devi
 from selfplay.models import ModelConfig
 from selfplay.models.decoder import abstract_params, prefill
 from selfplay.models.lora import with_adapter
-from selfplay.models.sharding import make_mesh
+from selfplay.models.sharding import batch_sharding, make_mesh, parameter_shardings
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command
 from selfplay.plan_table import WORDS, table, to_json
-from selfplay.sampler import cache_bytes
+from selfplay.sampler import Rows, _segment, cache_bytes
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "configs"
 ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
@@ -100,6 +101,24 @@ def test_the_cache_is_that_of_the_sampler():
     held, most = cache_bytes(SMALL, rows=13, tokens=100, dtype="float32")  # 13 rows are 16, 100 tokens 128 slots
     assert held == device_bytes(cache)
     assert most == held * (16 + 8) // 16  # and may shrink to 8
+
+
+def test_weights_that_a_decode_gathers_are_counted():
+    """XLA gathers what `fsdp` splits before the loop over tokens: all layers at once, 1 / tensor of them a device."""
+    config, mesh, rows = replace(SMALL, hidden_size=128, intermediate_size=512), make_mesh(fsdp=4, tensor=2), 8
+    params, by_rows = abstract_params(config), batch_sharding(mesh)
+    params = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, parameter_shardings(params, mesh)
+    )
+
+    def split(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=by_rows)
+
+    cache = [(split(rows, config.kv_heads, 64, config.head_dim),) * 2] * config.layers
+    state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), cache)
+    arguments = state, np.ones(rows, bool), 0, 8, np.float32(1)
+    held = _segment.lower(config, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes
+    assert model_bytes(config, "float32") / 2 == pytest.approx(held - device_bytes(cache), rel=0.15)
 
 
 # ---------------------------------------------------------------- by hand

@@ -5,6 +5,7 @@ Axes: `data` repeats the parameters and splits the batch, `fsdp` splits both, `t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -118,16 +119,36 @@ def shard_params(params: Params, mesh: Mesh) -> Params:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process holds whole, laid out by their shardings; over several processes, each device gets
-    its part from its own process."""
+    """Arrays laid out by their shardings (a tree, or one for all).
+
+    Over several processes each device gets its part of what every process holds whole from its own process; what lies
+    over all of them already is moved where it lies otherwise.
+    """
 
     def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            moved: jax.Array = jax.device_put(leaf, sharding)
+            return moved
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
         return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(one, tree, shardings)
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """Small arrays on the mesh as NumPy arrays, whole, at every process."""
+    if not mesh.is_multi_process:
+        return jax.device_get(tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), _whole(mesh, tree))
+
+
+@partial(jax.jit, static_argnums=0)
+def _whole(mesh: Mesh, tree: Any) -> Any:
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def batch_parts(mesh: Mesh) -> int:
