@@ -10,9 +10,9 @@ Letters: B rows of T tokens, n tokens of one trajectory, L tokens of a prefix.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 
 import numpy as np
@@ -58,37 +58,50 @@ class Rows:
     """Of each trajectory, in the order given."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Family:
-    """Trajectories, by index, that lie side by side after one prefix of `shared` tokens."""
+    """Trajectories of a row, by index, side by side after one prefix of `shared` tokens; one alone needs none."""
 
     shared: int
-    members: tuple[int, ...]
-    size: int
-    """Tokens of all of it."""
+    members: list[int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Families with the row and column where each begins."""
+    """Families by row and column."""
 
-    families: tuple[Family, ...]
-    places: tuple[tuple[int, int], ...]
-    rows: int
+    rows: tuple[tuple[Family, ...], ...]
     width: int
 
 
 def plan_rows(trajectories: Sequence[Trajectory], width: int, *, share: bool) -> Plan:
-    """Which trajectories lie where in rows of `width` tokens; with `share`, prompts are laid out once a row.
+    """First fit, the longest first: each goes to the first row that has its prompt and room for the rest, or else to
+    the first with room for all of it.
 
     Args:
-      width: no smaller than the longest trajectory.
+      width: T, no smaller than the longest trajectory.
+      share: lay a prompt out once a row.
     """
-    families = [
-        family for members in _same_prompt(trajectories, share) for family in _cut(trajectories, members, width)
-    ]
-    places, rows = first_fit([family.size for family in families], width)
-    return Plan(tuple(families), tuple(places), rows, width)
+    rows: list[dict[object, Family]] = []
+    taken: list[int] = []
+    having: dict[object, list[int]] = {}
+    for i in sorted(range(len(trajectories)), key=lambda i: -len(trajectories[i].ids)):
+        length, shared = len(trajectories[i].ids), _shared(trajectories[i]) if share else 0
+        prompt = (trajectories[i].role, trajectories[i].ids[: shared + 1].tobytes()) if shared else i
+        beside = (r for r in having.setdefault(prompt, []) if taken[r] + length - shared <= width)
+        alone = (r for r in range(len(rows)) if taken[r] + length <= width)
+        row = next(chain(beside, alone), len(rows))
+        if row == len(rows):
+            rows.append({})
+            taken.append(0)
+        if prompt in rows[row]:
+            rows[row][prompt].members.append(i)
+            taken[row] += length - shared
+        else:
+            rows[row][prompt] = Family(shared, [i])
+            having[prompt].append(row)
+            taken[row] += length
+    return Plan(tuple(tuple(families.values()) for families in rows), width)
 
 
 def row_width(longest: int, row_tokens: int) -> int:
@@ -102,76 +115,41 @@ def row_bucket(rows: int, multiple: int) -> int:
     return multiple * ceil(size / multiple)
 
 
-def first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], int]:
-    """First-fit decreasing: (row, start) of each length, in the order given, and the number of rows used."""
-    places: list[tuple[int, int]] = [(0, 0)] * len(lengths)
-    used: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r, taken in enumerate(used) if taken + lengths[i] <= width), len(used))
-        if row == len(used):
-            used.append(0)
-        places[i] = (row, used[row])
-        used[row] += lengths[i]
-    return places, len(used)
-
-
 def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     """The trajectories written into [rows, T] arrays as planned."""
-    ids, positions, segment_ids, prefix_ids = (np.zeros((rows, plan.width), np.int32) for _ in range(4))
-    role_ids = np.full((rows, plan.width), -1, np.int32)
-    reg_mask = np.zeros((rows, plan.width), bool)
-    segments: Counter[int] = Counter()
+    shape = rows, plan.width
+    ids, positions, segment_ids, prefix_ids = (np.zeros(shape, np.int32) for _ in range(4))
+    role_ids, reg_mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
     spots: dict[int, Spot] = {}
-
-    def write(trajectory: Trajectory, tokens: slice, row: int, column: int, prefix: int = 0) -> slice:
-        """A stretch of a trajectory as a segment of its own."""
-        segments[row] += 1
-        stretch = trajectory.ids[tokens]
-        columns = slice(column, column + len(stretch))
-        at = row, columns
-        ids[at], reg_mask[at] = stretch, trajectory.mask[tokens]
-        positions[at] = np.arange(len(trajectory.ids))[tokens]
-        segment_ids[at] = segments[row]
-        prefix_ids[at] = prefix or segments[row]
-        role_ids[at] = ROLES.index(trajectory.role)
-        return columns
-
-    for family, (row, column) in zip(plan.families, plan.places, strict=True):
-        prefix, shared = 0, family.shared
-        if shared:
-            column = write(trajectories[family.members[0]], slice(0, shared), row, column).stop
-            prefix = segments[row]
-        for index in family.members:
-            columns = write(trajectories[index], slice(shared, None), row, column, prefix)
-            spots[index] = Spot(row, columns, shared)
-            column = columns.stop
-    return Rows(
-        ids, positions, segment_ids, prefix_ids, role_ids, reg_mask, tuple(spots[i] for i in range(len(trajectories)))
-    )
+    for row, families in enumerate(plan.rows):
+        column = segment = 0
+        for shared, index, prefix in _stretches(families):
+            trajectory, segment = trajectories[index], segment + 1
+            tokens = slice(0, shared) if prefix is None else slice(shared, None)
+            stretch = trajectory.ids[tokens]
+            at = row, slice(column, column + len(stretch))
+            ids[at], reg_mask[at] = stretch, trajectory.mask[tokens]
+            positions[at] = np.arange(len(trajectory.ids))[tokens]
+            segment_ids[at], prefix_ids[at] = segment, segment - (prefix or 0)
+            role_ids[at] = ROLES.index(trajectory.role)
+            column += len(stretch)
+            if prefix is not None:
+                spots[index] = Spot(*at, shared)
+    order = tuple(spots[i] for i in range(len(trajectories)))
+    return Rows(ids, positions, segment_ids, prefix_ids, role_ids, reg_mask, order)
 
 
-def _same_prompt(trajectories: Sequence[Trajectory], share: bool) -> list[list[int]]:
-    """Indices of those that read the same tokens, for the same role, before the policy's first one."""
-    alike: dict[object, list[int]] = {}
-    for i, trajectory in enumerate(trajectories):
-        prompt = trajectory.ids[: _shared(trajectory) + 1]
-        alike.setdefault((trajectory.role, prompt.tobytes()) if share else i, []).append(i)
-    return list(alike.values())
+def _stretches(families: Sequence[Family]) -> Iterator[tuple[int, int, int | None]]:
+    """Segments of a row in order: tokens of the prefix, whose trajectory, and how many segments before it its prefix
+    is; None = it is a prefix."""
+    for family in families:
+        if len(family.members) == 1 or not family.shared:
+            yield from ((0, index, 0) for index in family.members)
+        else:
+            yield family.shared, family.members[0], None
+            yield from ((family.shared, index, k) for k, index in enumerate(family.members, start=1))
 
 
 def _shared(trajectory: Trajectory) -> int:
     """Tokens that others may share: all before the one that predicts the policy's first."""
     return max(int(np.argmax(trajectory.mask)) - 1, 0)
-
-
-def _cut(trajectories: Sequence[Trajectory], members: Sequence[int], width: int) -> list[Family]:
-    """As few families of these as fit a row each, the longest first; one alone needs no prefix."""
-    shared = _shared(trajectories[members[0]])
-    own = {i: len(trajectories[i].ids) - shared for i in members}
-    places, rows = first_fit([own[i] for i in members], width - shared)
-    families = []
-    for row in range(rows):
-        here = [i for i, place in sorted(zip(members, places, strict=True), key=lambda x: x[1]) if place[0] == row]
-        alone = len(here) == 1
-        families.append(Family(0 if alone else shared, tuple(here), shared + sum(own[i] for i in here)))
-    return families

@@ -77,7 +77,7 @@ def minibatches(
     order = np.random.default_rng(seed)
     parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
     plans = [plan_rows([item.trajectory for item in part], width, share=update.shared_prefix) for part in parts]
-    count = row_bucket(max(plan.rows for plan in plans), multiple)
+    count = row_bucket(max(len(plan.rows) for plan in plans), multiple)
     batches = []
     for part, plan in zip(parts, plans, strict=True):
         rows = lay_out([item.trajectory for item in part], plan, count)

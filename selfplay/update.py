@@ -200,10 +200,10 @@ class Updater:
             return []
         width = row_width(max(len(t.ids) for t in trajectories), self.update.row_tokens)
         plan = plan_rows(trajectories, width, share=self.update.shared_prefix)
-        many = min(plan.rows, SCORE_ROWS)
-        size = self.row_multiple if self.update.micro_rows else row_bucket(many, self.row_multiple)
-        rows = lay_out(trajectories, plan, -(-plan.rows // size) * size)
-        begins = range(0, plan.rows, size)
+        used = len(plan.rows)
+        size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
+        rows = lay_out(trajectories, plan, -(-used // size) * size)
+        begins = range(0, used, size)
         slabs = (self._put({name: getattr(rows, name)[i : i + size] for name in PLACED}) for i in begins)
         out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
         return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from envs.base import Verdict
 from selfplay.config import Critic, Kl, RoleConfig, Update
-from selfplay.layout import first_fit, lay_out, plan_rows, row_bucket, row_width
+from selfplay.layout import lay_out, plan_rows, row_bucket, row_width
 from selfplay.models import ModelConfig, init_params
 from selfplay.models.sharding import make_mesh
 from selfplay.packing import Item, minibatches
@@ -37,9 +37,9 @@ def trajectory(prompt, own, *, role="solve", logprob=-2.0):
 
 
 def test_first_fit_decreasing_by_hand():
-    # 7, 5, 4, 3, 1 into rows of 8: 7+1, 5+3, 4.
-    places, rows = first_fit([3, 7, 1, 5, 4], 8)
-    assert rows == 3 and places == [(1, 5), (0, 0), (0, 7), (1, 0), (2, 0)]
+    # 7, 5, 4, 3, 2 into rows of 9: 7 + 2, 5 + 4, 3; a prompt of one token is not worth sharing
+    plan = plan_rows([trajectory([0], [i] * (n - 1)) for i, n in enumerate([3, 7, 2, 5, 4])], 9, share=True)
+    assert [[f.members for f in row] for row in plan.rows] == [[[1], [2]], [[3], [4]], [[0]]]
 
 
 def test_shapes_are_few():
@@ -63,13 +63,14 @@ def test_a_shared_prompt_by_hand():
 def test_a_family_wider_than_a_row_has_its_prompt_in_each():
     family = [trajectory([5, 6, 7], [i, i]) for i in range(3)]  # 2 + 3 x 3 tokens into rows of 8
     plan = plan_rows(family, 8, share=True)
-    assert plan.rows == 2 and [f.members for f in plan.families] == [(0, 1), (2,)]
-    assert [f.shared for f in plan.families] == [2, 0] and [f.size for f in plan.families] == [8, 5]
+    assert [[(f.shared, f.members) for f in row] for row in plan.rows] == [[(2, [0, 1])], [(2, [2])]]
+    rows = lay_out(family, plan, 2)
+    assert [s.start for s in rows.spots] == [2, 2, 0] and rows.segment_ids[1].max() == 1  # alone, so whole
 
 
 def test_roles_do_not_share():
     plan = plan_rows([trajectory([5, 6], [1]), trajectory([5, 6], [1], role="propose")], 16, share=True)
-    assert [f.shared for f in plan.families] == [0, 0]
+    assert [f.members for f in plan.rows[0]] == [[0], [1]]
 
 
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=5)
@@ -81,7 +82,7 @@ answers = st.lists(st.integers(2, 9), min_size=1, max_size=6)
 def test_every_token_is_read_after_those_that_it_had_before(pairs, width, share):
     made = [trajectory(*pair) for pair in pairs]
     plan = plan_rows(made, width, share=share)
-    rows = lay_out(made, plan, plan.rows)
+    rows = lay_out(made, plan, len(plan.rows))
     taken = np.zeros_like(rows.ids)
     for one, spot in zip(made, rows.spots, strict=True):
         row, last = spot.row, spot.columns.stop - 1
@@ -141,7 +142,8 @@ def test_gradients_scores_and_values_are_those_of_the_plain_form(groups):
         found[share] = updater.gradients(state, batch)
         trajectories = [item.trajectory for item in groups]
         found[share] += updater.logprobs(params, trajectories), updater.values(state, trajectories)
-        tokens = (batch.segment_ids > 0).sum()
-        assert tokens == (4 * 8 if share else 4 * 5 * 8) + sum(len(t.ids) - 8 for t in trajectories)
-    for plain, shared in zip(jax.tree.leaves(found[False]), jax.tree.leaves(found[True]), strict=True):
+        found[share] += ((batch.segment_ids > 0).sum(),)
+    alone, together = found[False][-1], found[True][-1]
+    assert alone == sum(len(item.trajectory.ids) for item in groups) and together < 0.8 * alone
+    for plain, shared in zip(jax.tree.leaves(found[False][:-1]), jax.tree.leaves(found[True][:-1]), strict=True):
         np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
