@@ -120,6 +120,8 @@ class LocalSampler:
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
         self._base: Params = {}
+        self.slots_decoded = 0
+        """Row steps of the last call: rows decoded side by side, times steps; what is drawn over it is occupancy."""
 
     def load(self, ref: PolicyRef, params: Params) -> None:
         """Keep a version of the weights on the devices; where they lie there already they are shared.
@@ -194,6 +196,7 @@ class LocalSampler:
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
         longest, pieces = max(c.size for c in contexts), []
+        self.slots_decoded = 0
         for offset in range(0, spec.max_new_tokens, SEGMENT):
             if not alive.any():
                 break
@@ -205,6 +208,7 @@ class LocalSampler:
                 np.float32(spec.temperature),
             )  # fmt: skip
             tokens, logprobs, still = jax.device_get(drawn)
+            self.slots_decoded += len(home) * steps
             alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps], offset)
             room = min(b for b in _row_buckets(len(asked), self._parts) if b >= alive.sum())
             if alive.any() and room < len(home):
