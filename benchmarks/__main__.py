@@ -37,7 +37,7 @@ COMMANDS = {
     "rollout-mixed": Command(
         "rollout_mixed",
         "tokens drawn a second, groups that share a prompt, lengths geometric",
-        {"tasks": 16, "group": 8, "prompt_tokens": 64, "new_tokens": 256, "mean_tokens": 48},
+        {"tasks": 16, "group": 8, "prompt_tokens": 64, "new_tokens": 256, "mean_tokens": 48, "slots": 0},
     ),
     "update": Command(
         "update", "tokens trained a second", {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128}
@@ -76,8 +76,8 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
     command = COMMANDS[name]
     given = vars(_parser(name, command).parse_args(args))
     for option, value in given.items():
-        if isinstance(value, int | float) and value < (0 if option == "micro_rows" else 1):
-            raise UserError(f"--{option.replace('_', '-')} must be >= 1, got {value}")
+        if isinstance(value, int | float) and value < (least := 0 if option in ("micro_rows", "slots") else 1):
+            raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")
     fix_threads(given["threads"])

@@ -19,6 +19,7 @@ def run(
     prompt_tokens: int,
     new_tokens: int,
     mean_tokens: int,
+    slots: int,
     repeats: int,
 ) -> dict[str, Any]:
     """Useful tokens a second and the share of decoded slots that held a row still writing.
@@ -26,7 +27,7 @@ def run(
     Some tokens, the same for all rows, end a completion, so lengths are about geometric with this mean, up to
     new_tokens; which tokens is found by drawing without an end once.
     """
-    prompts, spec = random_ids(subject, tasks, prompt_tokens), SamplingSpec(max_new_tokens=new_tokens)
+    prompts, spec = random_ids(subject, tasks, prompt_tokens), SamplingSpec(max_new_tokens=new_tokens, slots=slots)
     _, free = Draw(subject.ending_at(), prompts, spec, group)(0)
     subject = subject.ending_at(*ends(np.stack([completion.ids for completion in free]), mean_tokens))
     draw = Draw(subject, prompts, spec, group)

@@ -31,7 +31,7 @@ CASES = {
         ("tokens_per_s", "fraction_of_roofline", "fraction_of_gemm_floor"),
     ),
     "rollout-mixed": (
-        lambda **o: rollout_mixed.run(SUBJECT, **GROUPED | {"new_tokens": 32}, mean_tokens=8, **o),
+        lambda **o: rollout_mixed.run(SUBJECT, **GROUPED | {"new_tokens": 32}, mean_tokens=8, slots=0, **o),
         ("tokens_per_s", "occupancy"),
     ),
     "update": (

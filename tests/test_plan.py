@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from selfplay import recipe
+from selfplay.caches import cache_bytes
 from selfplay.cli import main
 from selfplay.config import Lora, RoleConfig, Update
 from selfplay.errors import UserError
@@ -22,7 +23,6 @@ from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import make_mesh
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command
 from selfplay.plan_table import WORDS, table, to_json
-from selfplay.sampler import cache_bytes
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "configs"
 ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
@@ -100,6 +100,8 @@ def test_the_cache_is_that_of_the_sampler():
     held, most = cache_bytes(SMALL, rows=13, tokens=100, dtype="float32")  # 13 rows are 16, 100 tokens 128 slots
     assert held == device_bytes(cache)
     assert most == held * (16 + 8) // 16  # and may shrink to 8
+    with_places = cache_bytes(SMALL, rows=29, tokens=100, dtype="float32", places=16)  # 32 rows keep one, 16 decode
+    assert with_places == (held * (32 + 16) // 16, held * (32 + 16 + 8) // 16)
 
 
 # ---------------------------------------------------------------- by hand
