@@ -1,6 +1,6 @@
 """What a device holds of the learner, on 1, 2, 4, ... devices, from the compiled programs: no weights are read.
 
-    python benchmarks/memory.py [--model tiny|FOLDER] [--devices 8] [--axis fsdp|tensor] [--rows 1] [--row-tokens 128]
+    python -m benchmarks memory [--model tiny|FOLDER] [--devices 8] [--axis fsdp|tensor] [--rows 1] [--row-tokens 128]
 
 prints one JSON object a mesh. Bytes are XLA's own account of one device (`compiled.memory_analysis()`): `state` is
 parameters and optimizer, `step` the arguments of the optimizer step (the state, and the sum of gradients), `scratch`
@@ -9,12 +9,14 @@ what the gradient of a slab needs beside them. `ideal` is the state of one devic
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from collections.abc import Iterator
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.parser import Parser
 
 if TYPE_CHECKING:
     from selfplay.config import Update
@@ -42,14 +44,20 @@ def measure(
 
         state = int(used("init").output_size_in_bytes)
         alone = alone or state
-        line = {"devices": count, "mesh": f"{axis} {count}", "state": state, "ideal": alone // count}
+        line: dict[str, int | str] = {
+            "devices": count,
+            "mesh": f"{axis} {count}",
+            "state": state,
+            "ideal": alone // count,
+        }
         line["step"] = int(used("apply").argument_size_in_bytes)
         yield line | ({"scratch": int(used("add").temp_size_in_bytes)} if scratch else {})
         count *= 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    """The command `memory`; see the top of this file."""
+    parser = Parser("python -m benchmarks memory", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="`tiny`, or a Hugging Face folder (its config.json is enough)")
     parser.add_argument("--devices", type=int, default=8, help="the largest number of pretended CPU devices")
     parser.add_argument("--axis", choices=("data", "fsdp", "tensor"), default="fsdp")
@@ -57,7 +65,7 @@ def main() -> None:
     parser.add_argument("--row-tokens", type=int, default=128)
     parser.add_argument("--remat", choices=("none", "block"), default="none")
     parser.add_argument("--logit-chunk", type=int, default=512)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ["JAX_NUM_CPU_DEVICES"] = str(args.devices)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -71,7 +79,3 @@ def main() -> None:
         config, update, devices=args.devices, axis=args.axis, rows=args.rows, row_tokens=args.row_tokens
     ):
         print(json.dumps(line))
-
-
-if __name__ == "__main__":
-    main()

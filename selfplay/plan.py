@@ -12,6 +12,7 @@ from pathlib import Path
 
 import envs
 from selfplay import recipe
+from selfplay.caches import cache_bytes
 from selfplay.config import Mesh, Run
 from selfplay.errors import UserError
 from selfplay.footprint import SCRATCH, Scratch, Subject, device_bytes, model_bytes
@@ -24,7 +25,6 @@ from selfplay.models.hub import fetch_config, is_id
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_parts, check_mesh, make_mesh, parameter_shardings
 from selfplay.records import ROLES, Role
-from selfplay.sampler import cache_bytes
 from selfplay.units import sampling
 
 GIB = 2**30
@@ -78,6 +78,8 @@ class Calls:
     response: int
     rows: Mapping[str, tuple[int, int]]
     """Rows and longest response of each kind of sampler call."""
+    places: int
+    """Rows that are decoded side by side; 0 = all of a call."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _calls(run: Run, limits: Limits) -> Calls:
     rows["evaluate"] = run.evaluate.tasks_per_unit, longest("solve")
     response = max(longest(role) for role in ROLES if role == "solve" or proposes)
     prompt = limits.prompt_tokens or max(run.update.row_tokens - response, 32)
-    return Calls(prompt, response, rows)
+    return Calls(prompt, response, rows, run.acquire.slots)
 
 
 # ---------------------------------------------------------------- bytes
@@ -256,7 +258,7 @@ def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
     tokens and held through it, all layers: so the compiled program has it, each device then holds 1 / tensor of them.
     """
     config, parts = subject.config, batch_parts(subject.mesh)
-    caches = [_cache(subject, rows, calls.prompt + new) for rows, new in calls.rows.values()]
+    caches = [_cache(subject, rows, calls.prompt + new, calls.places) for rows, new in calls.rows.values()]
     cache, most = max(caches, key=lambda pair: pair[1])
     rows = max(rows for rows, _ in calls.rows.values())
     prompts = max(calls.rows["evaluate"][0], calls.rows.get("propose", (0, 0))[0])
@@ -270,10 +272,10 @@ def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
     }
 
 
-def _cache(subject: Subject, rows: int, tokens: int) -> tuple[int, int]:
-    """`sampler.cache_bytes` of a call on this mesh."""
+def _cache(subject: Subject, rows: int, tokens: int, places: int) -> tuple[int, int]:
+    """`caches.cache_bytes` of a call on this mesh."""
     parts = batch_parts(subject.mesh)
-    return cache_bytes(subject.config, rows=rows, tokens=tokens, dtype=subject.dtype, parts=parts)
+    return cache_bytes(subject.config, rows=rows, tokens=tokens, dtype=subject.dtype, parts=parts, places=places)
 
 
 def _as(float32_bytes: int, subject: Subject) -> int:
@@ -299,7 +301,8 @@ def _largest(scratch: Scratch, parts: Mapping[str, int], calls: Calls, limits: L
     width = scratch.largest_width(room, scratch.subject.config.max_positions)
     held = sum(parts[part] for part in SAMPLE if not part.startswith("kv"))
     for response in range(width - calls.prompt, 0, -1):
-        caches = (_cache(scratch.subject, rows_, calls.prompt + response)[1] for rows_, _ in calls.rows.values())
+        reach, places = calls.prompt + response, calls.places
+        caches = (_cache(scratch.subject, rows_, reach, places)[1] for rows_, _ in calls.rows.values())
         if held + max(caches) <= limits.budget:
             return rows, response
     return rows, 0

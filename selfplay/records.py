@@ -39,6 +39,8 @@ class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     """Texts that end a completion; the model's end tokens always do."""
+    slots: int = 0
+    """Rows that decode side by side; others wait until one of them stops. 0 = all rows of the call."""
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from selfplay.caches import ROW_BUCKET, Rows, grow, merge, row_buckets, slot_bucket, slots_of, take, up
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
@@ -26,16 +27,8 @@ from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
+from selfplay.waiting import Waiting
 from selfplay.written import Completion, Written
-
-TOKEN_BUCKET = 32
-"""Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
-
-LEAST_SLOTS = 64
-"""Cache slots a row at first; doubled as often as needed."""
-
-ROW_BUCKET = 8
-"""Row counts are rounded up to multiples of this."""
 
 SEGMENT = 8
 """Tokens decoded between two looks at which rows are finished."""
@@ -85,18 +78,6 @@ class Sampler(Protocol):
         ...
 
 
-class Rows(NamedTuple):
-    """Rows that decode side by side; every field's leading axis is the row."""
-
-    hidden: Float[Array, "R D"]
-    """Predicts the next token."""
-    position: Int[Array, " R"]
-    """Of the next token."""
-    uniforms: Float[Array, "R T"]
-    """The noise of every token of the call."""
-    cache: Cache
-
-
 @dataclass(frozen=True)
 class LocalContext:
     """A context of `LocalSampler`."""
@@ -121,6 +102,8 @@ class LocalSampler:
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
         self._base: Params = {}
+        self.slots_decoded = 0
+        """Row steps of the last call: rows decoded side by side, times steps; what is drawn over it is occupancy."""
 
     def load(self, ref: PolicyRef, params: Params) -> None:
         """Keep a version of the weights on the devices; where they lie there already they are shared.
@@ -156,11 +139,11 @@ class LocalSampler:
             raise ValueError("a prompt must hold at least one token; None is a hole")
         rows = self._check(len(texts) * attempts, keys, spec)
         width = self._width(texts, spec)
-        ids, lengths = _pad(texts, _up(len(texts), ROW_BUCKET), width)
-        hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=_slot_bucket(width))
+        ids, lengths = _pad(texts, up(len(texts), ROW_BUCKET), width)
+        hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
         of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
         position = lengths[of_row]
-        hidden, cache = self._split(_take((hidden, cache), of_row))
+        hidden, cache = self._split(take((hidden, cache), of_row))
         contexts = [text for text in texts for _ in range(attempts)]
         return self._decode(ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
@@ -179,42 +162,53 @@ class LocalSampler:
         new = [_NOTHING if a is None else np.asarray(a, np.int32) for a in appended]
         contexts = [np.concatenate(pair) for pair in zip(context.ids, new, strict=True)]
         asked = np.array([a is not None and c.size > 0 for a, c in zip(appended, contexts, strict=True)])
-        slots = max(_slot_bucket(self._width(contexts, spec)), *(_slots(cache) for cache, _ in context.pieces))
+        slots = max(slot_bucket(self._width(contexts, spec)), *(slots_of(cache) for cache, _ in context.pieces))
         read, count = _pad([c[-1 - n.size :] for c, n in zip(contexts, new, strict=True)], rows)
         _, position = _pad(contexts, rows)
-        params, cache = self._of(context.ref), self._split(_merge(context.pieces, slots))
+        params, cache = self._of(context.ref), self._split(merge(context.pieces, slots))
         hidden, cache = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), cache)
         return self._decode(context.ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
 
     def _decode(
         self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
     ) -> tuple[list[Completion], LocalContext]:
-        """Segments of decoding; between two, stopped rows are noticed, the live ones move into a smaller bucket, and
-        the cache grows to hold the next segment's tokens: attention reads all of its slots."""
+        """Segments of decoding; between two, those that wait take the places of rows that stopped, or the live ones
+        move into a smaller bucket; and the cache grows for the next segment, as attention reads all of its slots."""
         written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
-        longest, pieces = max(c.size for c in contexts), []
-        for offset in range(0, spec.max_new_tokens, SEGMENT):
-            if not alive.any():
-                break
-            steps = min(SEGMENT, spec.max_new_tokens - offset)
-            if (slots := _slot_bucket(longest + offset + steps)) > _slots(state.cache):
-                state = state._replace(cache=_grow(state.cache, slots=slots))
+        longest, self.slots_decoded = max(c.size for c in contexts), 0
+        places, pieces, waiting = up(spec.slots, ROW_BUCKET) or len(home), [], None
+        if places < len(home):
+            waiting = Waiting(state, np.flatnonzero(alive), places)
+            state, home, alive = waiting.first()
+            state = self._split(state)
+        while alive.any():
+            at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
+            steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
+            reach = longest + min(int(at.max()) + steps, spec.max_new_tokens)
+            if (slots := slot_bucket(reach)) > slots_of(state.cache):
+                state = state._replace(cache=grow(state.cache, slots=slots))
             state, drawn = _segment(
-                self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, offset, steps,
-                np.float32(spec.temperature),
+                self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, at, steps,
+                spec.max_new_tokens, np.float32(spec.temperature),
             )  # fmt: skip
             tokens, logprobs, still = jax.device_get(drawn) if self.mesh is None else fetch(drawn, self.mesh)
-            alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps], offset)
-            room = min(b for b in _row_buckets(len(asked), self._parts) if b >= alive.sum())
+            self.slots_decoded += len(home) * steps
+            alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps])
+            if waiting is not None and waiting.rows.size and not alive.all():
+                state = self._split(waiting.refill(state, home, alive))
+                continue
+            room = min(b for b in row_buckets(places, self._parts) if b >= alive.sum())
             if alive.any() and room < len(home):
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
                 alive = np.arange(room) < alive.sum()
-                state, home = self._split(_take(state, keep)), np.where(alive, home[keep], len(asked))
+                state, home = self._split(take(state, keep)), np.where(alive, home[keep], len(asked))
         completions = written.completions(asked)
         ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
+        if waiting is not None:  # what left its place lies with those that waited
+            pieces = [(waiting.store.cache, np.arange(len(waiting.store.position))), *pieces]
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
 
     def _rows(
@@ -222,7 +216,7 @@ class LocalSampler:
     ) -> Rows:
         """Rows about to draw their first tokens."""
         start = self._put(position)
-        noise = uniforms(_pad_rows(keys, len(position)), start, length=_up(spec.max_new_tokens))
+        noise = uniforms(_pad_rows(keys, len(position)), start, length=up(spec.max_new_tokens))
         return Rows(hidden, start, noise, cache)
 
     def _put(self, arrays: Any) -> Any:
@@ -254,9 +248,10 @@ class LocalSampler:
         """The padded number of rows of a call."""
         if keys.shape != (rows, 2) or not rows:
             raise ValueError(f"keys must be [{rows}, 2], one a row, got {list(keys.shape)}")
-        if spec.max_new_tokens < 1 or spec.temperature < 0 or spec.top_k < 0 or not 0 < spec.top_p <= 1:
+        negative = min(spec.temperature, spec.top_k, spec.slots) < 0
+        if spec.max_new_tokens < 1 or negative or not 0 < spec.top_p <= 1:
             raise ValueError(f"sampling out of range: {spec}")
-        return _up(rows, ROW_BUCKET)
+        return up(rows, ROW_BUCKET)
 
     def _width(self, contexts: Sequence[np.ndarray], spec: SamplingSpec) -> int:
         """The bucket of the longest context, which must leave room for the new tokens."""
@@ -266,7 +261,7 @@ class LocalSampler:
                 f"{longest} context tokens + {spec.max_new_tokens} new ones exceed the model's"
                 f" {self.config.max_positions} positions"
             )
-        return _up(max(longest, 1))
+        return up(max(longest, 1))
 
 
 _prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)
@@ -294,8 +289,9 @@ def _segment(
     params: Params,
     rows: Rows,
     alive: Bool[Array, " R"],
-    offset: Int[Array, ""],
+    drawn: Int[Array, " R"],
     steps: Int[Array, ""],
+    limit: Int[Array, ""],
     temperature: Float[Array, ""],
 ) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"], Bool[Array, " R"]]]:
     """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows have ended."""
@@ -307,13 +303,13 @@ def _segment(
 
     def step(carry: Any) -> Any:
         i, rows, alive, tokens, logprobs = carry
-        uniform = jax.lax.dynamic_index_in_dim(rows.uniforms, offset + i, axis=1, keepdims=False)
+        uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
         scores = decoder.logits(config, params, rows.hidden)
         token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
         token = jnp.where(alive, token, 0)
         hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
         rows = Rows(hidden, rows.position + alive, rows.uniforms, cache)
-        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids))
+        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
         return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
     first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
@@ -321,81 +317,7 @@ def _segment(
     return rows, (tokens, logprobs, alive)
 
 
-@jax.jit
-def _take(tree: Any, rows: Int[Array, " R"]) -> Any:
-    """Some rows of every array, repeated or left out."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
-
-
-def _merge(pieces: Sequence[tuple[Cache, np.ndarray]], slots: int) -> Cache:
-    """One cache of all rows with room for `slots`; where a row occurs in several pieces the last holds."""
-    caches, homes = zip(*pieces, strict=True)
-    merged: Cache = _gather(list(caches), list(homes[1:]), slots=slots)
-    return merged
-
-
-@partial(jax.jit, static_argnames="slots")
-def _gather(caches: list[Cache], homes: list[np.ndarray], *, slots: int) -> Cache:
-    def one(*pieces: jax.Array) -> jax.Array:
-        first, *later = (_pad_slots(piece, slots) for piece in pieces)
-        for rows, home in zip(later, homes, strict=True):
-            first = first.at[home].set(rows, mode="drop")
-        return first
-
-    merged: Cache = jax.tree.map(one, *caches)
-    return merged
-
-
-@partial(jax.jit, static_argnames="slots")
-def _grow(cache: Cache, *, slots: int) -> Cache:
-    grown: Cache = jax.tree.map(lambda x: _pad_slots(x, slots), cache)
-    return grown
-
-
-def _pad_slots(x: Float[Array, "R K S H"], slots: int) -> Float[Array, "R K T H"]:
-    """Empty slots behind those that there are, up to `slots`."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
-
-
-def _slots(cache: Cache) -> int:
-    """How many tokens a row of the cache has room for."""
-    return cache[0][0].shape[2]
-
-
-def cache_bytes(config: ModelConfig, *, rows: int, tokens: int, dtype: Any, parts: int = 1) -> tuple[int, int]:
-    """Bytes of one device's cache of a call whose rows reach `tokens`, and the most that the call may hold at once.
-
-    Rows that move into a smaller bucket leave their old cache behind until the call ends.
-
-    Args:
-      parts: devices that share the rows (`batch_parts`); a bucket that does not divide is whole on each.
-    """
-    row = 2 * config.layers * config.kv_heads * config.head_dim * _slot_bucket(tokens) * jnp.dtype(dtype).itemsize
-    held = {bucket: bucket if bucket % parts else bucket // parts for bucket in _row_buckets(rows, parts)}
-    return held[_up(rows, ROW_BUCKET)] * row, sum(held.values()) * row
-
-
 _NOTHING = np.zeros(0, np.int32)
-
-
-def _up(n: int, multiple: int = TOKEN_BUCKET) -> int:
-    """n rounded up to a multiple."""
-    return -(-n // multiple) * multiple
-
-
-def _row_buckets(rows: int, parts: int) -> set[int]:
-    """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share, and
-    which divide over the devices that share rows."""
-    least, powers = max(ROW_BUCKET, rows // 8), [2**k for k in range(rows.bit_length())]
-    return {_up(rows, ROW_BUCKET)} | {n for n in powers if least <= n < rows and n % parts == 0}
-
-
-def _slot_bucket(tokens: int) -> int:
-    """Cache slots for so many tokens: LEAST_SLOTS doubled, so that a call compiles few programs."""
-    slots = LEAST_SLOTS
-    while slots < tokens:
-        slots *= 2
-    return slots
 
 
 def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
@@ -404,7 +326,7 @@ def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
 
 def _pad(texts: Sequence[np.ndarray], rows: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Right-padded ids [rows, width] and lengths [rows]; width 0 = the bucket of the longest."""
-    ids = np.zeros((rows, width or _up(max(max(t.size for t in texts), 1))), np.int32)
+    ids = np.zeros((rows, width or up(max(max(t.size for t in texts), 1))), np.int32)
     for row, text in enumerate(texts):
         ids[row, : text.size] = text
     return ids, np.array([t.size for t in texts] + [0] * (rows - len(texts)), np.int32)

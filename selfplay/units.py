@@ -183,6 +183,7 @@ def sampling(run: Run, role: Role, env: Env, *, temperature: float | None = None
         max_new_tokens=config.max_new_tokens or asked,
         stop=tuple(dict.fromkeys((*template_of(run, role).stops, *config.stop))),
         temperature=config.temperature if temperature is None else temperature,
+        slots=run.acquire.slots,
     )
 
 

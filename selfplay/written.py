@@ -39,19 +39,22 @@ class Written:
         self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
 
     def add(
-        self, home: np.ndarray, alive: np.ndarray, still: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, at: int
+        self, home: np.ndarray, alive: np.ndarray, still: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray
     ) -> np.ndarray:
-        """Take in a segment [R, steps] of rows `home` from token `at` on; returns which rows go on, [R] bool."""
-        steps = tokens.shape[1]
-        rows = home[alive]
-        self.tokens[rows, at : at + steps] = tokens[alive]
-        self.logprobs[rows, at : at + steps] = logprobs[alive]
-        ended = np.isin(tokens[alive], self.eos_ids)
-        self.count[rows] = at + np.where(ended.any(1), ended.argmax(1) + 1, steps)
+        """Take in the next segment [R, steps] of rows `home`; returns which rows go on, [R] bool."""
+        rows, tokens, steps = home[alive], tokens[alive], tokens.shape[1]
+        before = self.count[rows]
+        at = before[:, None] + np.arange(steps)  # [R steps]; what lies beyond the limit is no token of the row
+        within = at < self.spec.max_new_tokens
+        place = np.broadcast_to(rows[:, None], at.shape)[within], at[within]
+        self.tokens[place], self.logprobs[place] = tokens[within], logprobs[alive][within]
+        ended = np.isin(tokens, self.eos_ids)
+        after = before + np.where(ended.any(1), ended.argmax(1) + 1, steps)
+        self.count[rows] = np.minimum(after, self.spec.max_new_tokens)
         going: np.ndarray = alive & still
         if self.spec.stop:
-            for row in rows:
-                self._stop(row, at)
+            for row, start in zip(rows, before, strict=True):
+                self._stop(row, start)
             going[alive] &= ~self.stopped[rows]
         return going
 

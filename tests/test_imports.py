@@ -32,7 +32,9 @@ LEVELS = (
     {"models", "credit", "losses", "templates", "prompts"},
     {
         "sampler",
+        "caches",
         "draw",
+        "waiting",
         "written",
         "checkpoint",
         "manifest",

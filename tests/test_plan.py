@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from selfplay import recipe
+from selfplay.caches import Rows, cache_bytes
 from selfplay.cli import main
 from selfplay.config import Lora, RoleConfig, Update
 from selfplay.errors import UserError
@@ -23,7 +24,7 @@ from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_sharding, make_mesh, parameter_shardings
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command
 from selfplay.plan_table import WORDS, table, to_json
-from selfplay.sampler import Rows, _segment, cache_bytes
+from selfplay.sampler import _segment
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "configs"
 ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
@@ -101,6 +102,8 @@ def test_the_cache_is_that_of_the_sampler():
     held, most = cache_bytes(SMALL, rows=13, tokens=100, dtype="float32")  # 13 rows are 16, 100 tokens 128 slots
     assert held == device_bytes(cache)
     assert most == held * (16 + 8) // 16  # and may shrink to 8
+    with_places = cache_bytes(SMALL, rows=29, tokens=100, dtype="float32", places=16)  # 32 rows keep one, 16 decode
+    assert with_places == (held * (32 + 16) // 16, held * (32 + 16 + 8) // 16)
 
 
 def test_weights_that_a_decode_gathers_are_counted():
@@ -116,7 +119,7 @@ def test_weights_that_a_decode_gathers_are_counted():
 
     cache = [(split(rows, config.kv_heads, 64, config.head_dim),) * 2] * config.layers
     state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), cache)
-    arguments = state, np.ones(rows, bool), 0, 8, np.float32(1)
+    arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
     held = _segment.lower(config, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes
     assert model_bytes(config, "float32") / 2 == pytest.approx(held - device_bytes(cache), rel=0.15)
 

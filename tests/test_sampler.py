@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay.draw import draw
@@ -102,6 +103,25 @@ def test_compacted_rows_equal_a_fresh_forward(sampler, fresh):
     longer, held = sampler.extend(context, prompts(32, seed=3), keys(32, step=1), SPEC)
     for row in np.argsort(lengths)[[0, 1, -2, -1]]:
         np.testing.assert_allclose(longer[row].logprobs, fresh(held.ids[row], longer[row].ids.size, SPEC), atol=1e-4)
+
+
+def test_rows_that_wait_for_a_place_are_drawn_as_side_by_side(sampler, fresh):
+    # 8 places for 28 rows and 4 holes: rows come one after the other, and so does what is continued.
+    given = [*prompts(5), None, *prompts(2, seed=9)]
+    few = structs.replace(SPEC, slots=8)
+    done, context = sampler.start(REF, given, keys(32), few, attempts=4)
+    assert sum(c.ids.size for c in done) / sampler.slots_decoded > 0.4
+    alone, kept = sampler.start(REF, given, keys(32), SPEC, attempts=4)
+    more = [np.array([7, 8], np.int32)] * 32
+    again, held = sampler.extend(context, more, keys(32, step=1), few)
+    for one, other in ((done, alone), (again, sampler.extend(kept, more, keys(32, step=1), SPEC)[0])):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a.ids, b.ids)
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+            assert a.finish == b.finish
+    for row in (0, 17, 31):
+        np.testing.assert_allclose(again[row].logprobs, fresh(held.ids[row], again[row].ids.size, SPEC), atol=1e-4)
+    assert contract.same(sampler.start(REF, given, keys(32), few, attempts=4)[0], done)
 
 
 def test_a_cache_that_grows_equals_a_fresh_forward(params, fresh):

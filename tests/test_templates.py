@@ -206,7 +206,7 @@ def write(text_ids: np.ndarray, stop: tuple[str, ...], tokenizer: object) -> _Wr
     row, alive = np.zeros(1, int), np.ones(1, bool)
     for at in range(0, n, 8):
         piece = text_ids[None, at : at + 8]
-        alive = written.add(row, alive, np.ones(1, bool), piece, np.zeros(piece.shape, np.float32), at)
+        alive = written.add(row, alive, np.ones(1, bool), piece, np.zeros(piece.shape, np.float32))
         if not alive.any():
             break
     return written

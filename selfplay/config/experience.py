@@ -211,6 +211,9 @@ class Acquire:
     """Proposals (or tasks) a unit."""
     group_size: int = 8
     """Attempts a task, G."""
+    slots: int = 0
+    """Rows of a unit that are decoded side by side (a multiple of 8); the others wait until one stops. 0 = all. For
+    units of hundreds of rows of very unlike length (docs/performance.md). Part of what fixes a run's bits."""
     mix: Mapping[Source, float] = field(default_factory=lambda: {"propose": 1.0})
     """Where a unit's tasks come from, by weight: propose, procedural, replay (from the archive), yoked."""
     replay: Replay = "uniform"
@@ -224,6 +227,7 @@ class Acquire:
         check(self.units >= 1, "acquire.units", ">= 1", self.units)
         check(self.tasks_per_unit >= 1, "acquire.tasks_per_unit", ">= 1", self.tasks_per_unit)
         check(self.group_size >= 1, "acquire.group_size", ">= 1", self.group_size)
+        check(self.slots >= 0 and self.slots % 8 == 0, "acquire.slots", "a multiple of 8, or 0", self.slots)
         for name, weight in self.mix.items():
             check(name in get_args(Source), "acquire.mix", f"over {', '.join(get_args(Source))}", name)
             check(weight >= 0, f"acquire.mix.{name}", ">= 0", weight)

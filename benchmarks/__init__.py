@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks COMMAND`. What they measure and how is in docs/performance.md."""

@@ -1,0 +1,141 @@
+"""Rows that decode side by side and the caches that they have: taken, swapped, merged, grown, and how large they are.
+
+Letters: R rows, T tokens, S cache slots, K key and value heads, H head width, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from selfplay.models.config import ModelConfig
+from selfplay.models.decoder import Cache
+
+TOKEN_BUCKET = 32
+"""Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
+
+LEAST_SLOTS = 64
+"""Cache slots a row at first; doubled as often as needed."""
+
+ROW_BUCKET = 8
+"""Row counts are rounded up to multiples of this."""
+
+
+class Rows(NamedTuple):
+    """Rows that decode side by side; every field's leading axis is the row."""
+
+    hidden: Float[Array, "R D"]
+    """Predicts the next token."""
+    position: Int[Array, " R"]
+    """Of the next token."""
+    uniforms: Float[Array, "R T"]
+    """The noise of every token of the call."""
+    cache: Cache
+
+
+@jax.jit
+def take(tree: Any, rows: Int[Array, " R"]) -> Any:
+    """Some rows of every array, repeated or left out."""
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
+
+
+@partial(jax.jit, donate_argnums=(0, 1))
+def swap(
+    store: Rows, rows: Rows, places: Int[Array, " n"], old: Int[Array, " n"], new: Int[Array, " n"]
+) -> tuple[Rows, Rows]:
+    """Rows `old` of the store leave their places and rows `new` take them; what lies out of range is passed over."""
+
+    def kept(whole: jax.Array, part: jax.Array) -> jax.Array:
+        return whole.at[old].set(part[places], mode="drop", unique_indices=True)
+
+    def filled(part: jax.Array, whole: jax.Array) -> jax.Array:
+        return part.at[places].set(whole[new], mode="drop", unique_indices=True)
+
+    cache = jax.tree.map(kept, store.cache, rows.cache)
+    store = store._replace(cache=cache)
+    swapped: Rows = jax.tree.map(filled, rows, store)  # after `kept`, from what it made: nothing needs a copy
+    return store, swapped
+
+
+def merge(pieces: Sequence[tuple[Cache, np.ndarray]], slots: int) -> Cache:
+    """One cache of all rows with room for `slots`; where a row occurs in several pieces the last holds."""
+    caches, homes = zip(*pieces, strict=True)
+    merged: Cache = _gather(list(caches), list(homes[1:]), slots=slots)
+    return merged
+
+
+@partial(jax.jit, static_argnames="slots")
+def _gather(caches: list[Cache], homes: list[np.ndarray], *, slots: int) -> Cache:
+    def one(*pieces: jax.Array) -> jax.Array:
+        first, *later = (_pad_slots(piece, slots) for piece in pieces)
+        for rows, home in zip(later, homes, strict=True):
+            first = first.at[home].set(rows, mode="drop")
+        return first
+
+    merged: Cache = jax.tree.map(one, *caches)
+    return merged
+
+
+@partial(jax.jit, static_argnames="slots")
+def grow(cache: Cache, *, slots: int) -> Cache:
+    grown: Cache = jax.tree.map(lambda x: _pad_slots(x, slots), cache)
+    return grown
+
+
+def _pad_slots(x: Float[Array, "R K S H"], slots: int) -> Float[Array, "R K T H"]:
+    """Empty slots behind those that there are, up to `slots`."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
+
+
+def slots_of(cache: Cache) -> int:
+    """How many tokens a row of the cache has room for."""
+    return cache[0][0].shape[2]
+
+
+def cache_bytes(
+    config: ModelConfig, *, rows: int, tokens: int, dtype: Any, parts: int = 1, places: int = 0
+) -> tuple[int, int]:
+    """Bytes of one device's cache of a call whose rows reach `tokens`, and the most that the call may hold at once.
+
+    Rows that move into a smaller bucket leave their old cache behind until the call ends.
+
+    Args:
+      parts: devices that share the rows (`batch_parts`); a bucket that does not divide is whole on each.
+      places: rows that decode side by side, of SamplingSpec.slots; 0 = all. All rows keep a cache besides.
+    """
+    row = 2 * config.layers * config.kv_heads * config.head_dim * slot_bucket(tokens) * jnp.dtype(dtype).itemsize
+    whole, places = up(rows, ROW_BUCKET), up(places, ROW_BUCKET)
+    waiting = 0 < places < whole
+
+    def held(bucket: int) -> int:
+        return bucket if bucket % parts else bucket // parts
+
+    first = held(places) + held(whole) if waiting else held(whole)
+    shrunk = row_buckets(places if waiting else rows, parts) - {places if waiting else whole}
+    return first * row, (first + sum(held(bucket) for bucket in shrunk)) * row
+
+
+def up(n: int, multiple: int = TOKEN_BUCKET) -> int:
+    """n rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+def row_buckets(rows: int, parts: int) -> set[int]:
+    """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share, and
+    which divide over the devices that share rows."""
+    least, powers = max(ROW_BUCKET, rows // 8), [2**k for k in range(rows.bit_length())]
+    return {up(rows, ROW_BUCKET)} | {n for n in powers if least <= n < rows and n % parts == 0}
+
+
+def slot_bucket(tokens: int) -> int:
+    """Cache slots for so many tokens: LEAST_SLOTS doubled, so that a call compiles few programs."""
+    slots = LEAST_SLOTS
+    while slots < tokens:
+        slots *= 2
+    return slots
