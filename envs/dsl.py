@@ -30,7 +30,17 @@ from envs.dsl_draw import Draw, sizes
 from envs.dsl_eval import FAULT, LIMIT, MAX_LIST, STEPS, Evaluation, run, run_all, within_limits
 from envs.dsl_forms import FORMS
 from envs.dsl_lang import INPUTS, LITERAL, OPERATORS, Problem, Program, Value, nodes, program, value_kind
-from envs.dsl_rules import common_share, copied, draw_inputs, family_text, guessed, idle, idle_on, on_probes
+from envs.dsl_rules import (
+    common_share,
+    copied,
+    draw_inputs,
+    family_text,
+    guessed,
+    idle,
+    idle_on,
+    on_probes,
+    says_nothing,
+)
 from envs.dsl_syntax import infix_value, read_infix, write_infix
 
 MODES = ("deduce", "abduce", "induce")
@@ -39,7 +49,7 @@ MAX_PROPOSED = 24
 """The most operators that options may allow."""
 TRIES = 2000
 VARIATIONS = 40
-"""Programs tried of each that is drawn, each a variation of the one before."""
+"""Programs tried beside each that is drawn, with one or two of its operators or constants exchanged."""
 GIVEN_TRIES = 4
 """Inputs tried of each program."""
 GUESS_INPUTS = 100
@@ -59,8 +69,8 @@ class Dsl(SingleTurn):
     the family is the function that the program computes, so a held-out function is held out in every mode.
 
     Args:
-      form: "compact" (postfix letters, numbers modulo 10), "words" (expressions and English, for chat models), or "brief"
-        (expressions without explanations, for base models that are shown examples).
+      form: "compact" (postfix letters, numbers modulo 10), "words" (expressions and English, for chat models), or
+        "brief" (expressions without explanations, for base models that are shown examples).
       modulus: numbers are 0 .. modulus - 1 and wrap around; 0 = whole numbers. 10 in compact, 0 (default) or 10 else.
       operators: words of the operators in use, such as ["sort", "take"]; None = all.
       inputs: kinds of inputs of the tasks that `task` poses and of proposals: "list" (x), "int" (n).
@@ -132,7 +142,7 @@ class Dsl(SingleTurn):
         for _ in range(TRIES):
             draw = rng.choice(draws)
             found = on_probes(draw.variable, self.modulus)
-            for known in self._walk(rng, draw, count, found):
+            for known in self._varied(rng, draw, count, found):
                 family = family_text(known, found)
                 if split_of("dsl", family) != split or self._common(known) > self.guess_limit:
                     continue
@@ -192,21 +202,22 @@ class Dsl(SingleTurn):
             return Rejection("held_out", f"its function is in {split}")
         return self._task("train", seed, -1, problem, family, "proposed", tuple(task.key for task in shown))
 
-    def _walk(self, rng: random.Random, draw: Draw, count: int, found: Evaluation) -> Iterator[Program]:
-        """A random program in which every operator counts, and variations of it, each of the last one that was such.
+    def _varied(self, rng: random.Random, draw: Draw, count: int, found: Evaluation) -> Iterator[Program]:
+        """A random program in which every operator counts, and variations of it, most of which are such too.
 
         Variations share most parts, which are evaluated once: where few programs are of a split, that saves most work.
         """
-        tree, proper = draw.program(rng, count, found), False
-        for _ in range(VARIATIONS if tree else 0):
-            assert tree is not None
-            tried = draw.varied(rng, tree) if proper else tree
-            known = program(tried)
-            if known and FAULT not in found.result(tried) and not idle(known, found):
-                tree, proper = tried, True
-                yield known
-            elif not proper:
-                return
+        tree = draw.program(rng, count, found)
+        base = program(tree) if tree else None
+        if base is None or idle(base, found) or self._common(base) > self.guess_limit:
+            return
+        yield base
+        for _ in range(VARIATIONS):
+            tree = base.tree
+            for _ in range(rng.randint(1, 2)):
+                tree = draw.varied(rng, tree)
+            if not says_nothing(tree, found):
+                yield base._replace(tree=tree)
 
     def _problem(self, mode: str, known: Program, given: Value | None) -> Problem | None:
         """The problem of a program and an input; None where a limit is exceeded. Induce has inputs of its own."""

@@ -1,8 +1,8 @@
 """What programs of `dsl` compute, within limits of steps, sizes and values. Nothing is ever compiled or run by Python.
 
 An expression is evaluated on many inputs at once, a column of values a part. Every operator is total, so a program
-fails only at a limit; FAULT then stands in its column in place of a value. With a modulus m all integers are 0 .. m - 1;
-without one (modulus 0) they are whole numbers up to LIMIT in size.
+fails only at a limit; FAULT then stands in its column in place of a value. With a modulus m all integers are
+0 .. m - 1; without one (modulus 0) they are whole numbers up to LIMIT in size.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Evaluation:
         out: Column = []
         for s in lists:
             kept = s if s is FAULT else [(v, next(values)) for v in s]
-            faulty = kept is FAULT or any(holds is FAULT for _, holds in kept)
-            out.append(FAULT if faulty else tuple([v for v, holds in kept if holds]))
+            faulty = kept is None or any(holds is FAULT for _, holds in kept)
+            out.append(FAULT if faulty else tuple([v for v, holds in kept or () if holds]))
         return out
 
     def _fold(self, function: Node, lists: Column, start: Column) -> Column:

@@ -194,7 +194,7 @@ def kind_of(node: Node, scope: Mapping[str, Kind], *, scalar: bool = False) -> K
             same |= {kind} if slot == "same" else set()
         if not fits or len(same) > 1:
             return None
-    return same.pop() if operator.result == "same" else cast("Kind", operator.result)
+    return same.pop() if operator.result == "same" else operator.result
 
 
 def typed_kind(node: Node) -> Kind:
@@ -220,4 +220,4 @@ def program(tree: Node) -> Program | None:
         return None
     variable = used.pop()
     gives = kind_of(tree, {variable: INPUTS[variable]})
-    return None if gives in (None, "bool") else Program(tree, variable, cast("Kind", gives), size(tree))
+    return None if gives is None or gives == "bool" else Program(tree, variable, gives, size(tree))

@@ -92,7 +92,7 @@ def says_nothing(node: Node, found: Evaluation) -> bool:
 
 
 def left_out(node: Node, found: Evaluation, levels: int = MAX_LEVELS) -> str:
-    """The word of an operator, so many levels down at most, that could be left out on all probes; empty if none could."""
+    """The word of an operator, so many levels down at most, that makes no difference on any probe; empty if all do."""
     whole = found.column(node)
     return next((op for op, shorter in _shortened(node, levels) if found.column(shorter) == whole), "")
 
