@@ -144,11 +144,11 @@ class Dsl(SingleTurn):
             found = on_probes(draw.variable, self.modulus)
             for known in self._varied(rng, draw, count, found):
                 family = family_text(known, found)
-                if split_of("dsl", family) != split or self._common(known) > self.guess_limit:
+                if split_of("dsl", family) != split or not self._proper(known, found):
                     continue
                 for given in draw_inputs(known.takes, self.values, self.lengths, GIVEN_TRIES, rng.getrandbits(64)):
                     problem = self._problem(mode, known, given)
-                    if problem and self._unfair(known, problem, found) is None:
+                    if problem and self._unfair(known, problem, None) is None:
                         return self._task(split, source, index, problem, family)
         raise EnvError(f"dsl: no fair {split} task to {mode} of difficulty {count} in {TRIES} draws")
 
@@ -209,15 +209,17 @@ class Dsl(SingleTurn):
         """
         tree = draw.program(rng, count, found)
         base = program(tree) if tree else None
-        if base is None or idle(base, found) or self._common(base) > self.guess_limit:
+        if base is None or not self._proper(base, found):
             return
         yield base
+        seen = {base.tree}
         for _ in range(VARIATIONS):
             tree = base.tree
             for _ in range(rng.randint(1, 2)):
                 tree = draw.varied(rng, tree)
-            if not says_nothing(tree, found):
+            if tree not in seen and not says_nothing(tree, found):
                 yield base._replace(tree=tree)
+            seen.add(tree)
 
     def _problem(self, mode: str, known: Program, given: Value | None) -> Problem | None:
         """The problem of a program and an input; None where a limit is exceeded. Induce has inputs of its own."""
@@ -257,23 +259,28 @@ class Dsl(SingleTurn):
         low, high = self.values
         return next((f"number {v}, allowed {low} to {high}" for v in numbers if not low <= v <= high), "")
 
-    def _unfair(self, known: Program, problem: Problem | None, found: Evaluation) -> Rejection | None:
+    def _proper(self, known: Program, found: Evaluation) -> bool:
+        """Whether nothing is against a program, whatever its input."""
+        if FAULT in found.result(known.tree) or self._common(known) > self.guess_limit:
+            return False
+        return not idle(known, found)
+
+    def _unfair(self, known: Program, problem: Problem | None, found: Evaluation | None) -> Rejection | None:
         """The first reason against a task, other than its split.
 
         Args:
           problem: of the program, None where a limit is exceeded.
-          found: of the probes.
+          found: of the probes; None where the program is known to be proper.
         """
-        if problem is None or FAULT in found.result(known.tree):
+        if problem is None or (found and FAULT in found.result(known.tree)):
             return Rejection("executes", f"a limit is exceeded (numbers {LIMIT}, lists {MAX_LIST}, steps {STEPS})")
-        if word := idle(known, found):
+        if found and (word := idle(known, found)):
             return Rejection("bounds", f"{word} makes no difference")
         if problem.mode != "induce" and (word := idle_on(known, problem.given, self.modulus)):
             return Rejection("bounds", f"{word} changes nothing here")
         if len(self.form.worked(problem)) >= self.max_answer:
             return Rejection("bounds", f"its answer is longer than {self.max_answer - 1} characters")
-        share = self._common(known)
-        if share > self.guess_limit:
+        if found and (share := self._common(known)) > self.guess_limit:
             return Rejection("guessable", f"one answer fits {share:.0%} of inputs")
         if guess := guessed(problem):
             return Rejection("guessable", guess)

@@ -126,8 +126,10 @@ def test_what_has_no_type_is_no_program() -> None:
     ):  # fmt: skip
         tree = read_infix(text)
         assert tree is not None and program(tree) is None, text
-    for text in ("", "(", "n +", "n 3", "reverse x", "reverse(x, x)", "map(x)", "n = 3", "add(n, 3)", "n ** 2", "y", "[1]",
-                 "__import__('os')", "((((" * 50 + "n", "not " * 50 + "n", "n" + " + 1" * 65, "n" + " " * 2000):  # fmt: skip
+    for text in ("", "(", "n +", "n 3", "reverse x", "reverse(x, x)", "map(x)", "n = 3", "add(n, 3)", "n ** 2",
+    "y", "[1]",
+                 "__import__('os')", "((((" * 50 + "n", "not " * 50 + "n",
+                 "n" + " + 1" * 65, "n" + " " * 2000):  # fmt: skip
         tree = read_infix(text)
         assert tree is None or text.startswith("n  "), text
     for text in ("", "xx", "+", "x{", "x{v}M}", "{v}", "x{{v}}M", "(314)r", "x" + "r" * 65, "\u0663"):
@@ -148,7 +150,8 @@ def drawn(seed: int) -> Iterator[tuple[Program, int]]:
 
 
 anything: st.SearchStrategy[Node] = st.recursive(
-    st.sampled_from([Node("x"), Node("n"), Node("v"), Node("a")]) | st.integers(0, 9).map(lambda k: Node("literal", (), k)),
+    st.sampled_from([Node("x"), Node("n"), Node("v"),
+    Node("a")]) | st.integers(0, 9).map(lambda k: Node("literal", (), k)),
     lambda parts: st.sampled_from(sorted(OPERATORS)).flatmap(
         lambda word: st.tuples(*[parts] * len(OPERATORS[word].slots)).map(lambda args: Node(word, args))
     ),
@@ -251,12 +254,10 @@ def test_verdicts_by_hand(env: Dsl, mode: str, offer: str, text: str, status: st
 def test_a_program_that_fits_only_the_shown_examples_is_wrong() -> None:
     task = admitted(BRIEF, "induce", "first(x) * 2")
     shown, held_back = task.payload["shown"], task.payload["held_back"]
-    assert (len(shown), len(held_back)) == (4, 6) and not any(
-        repr(given) in task.prompt[0].text for given, _ in held_back
-    )
+    assert (len(shown), len(held_back)) == (4, 6) and not any(repr(one) in task.prompt[0].text for one, _ in held_back)
     table = "0"
-    for given, output in shown:  # a look-up table: right on what is shown, and nowhere else
-        key = given[0] + 10 * given[1] + 100 * given[2]
+    for numbers, output in shown:  # a look-up table: right on what is shown, and nowhere else
+        key = numbers[0] + 10 * numbers[1] + 100 * numbers[2]
         table = f"if(at(x, 0) + 10 * at(x, 1) + 100 * at(x, 2) == {key}, {output}, {table})"
     verdict = BRIEF.verify(task, table)
     assert verdict.status == "wrong" and verdict.parts["shown"] == 1.0 > verdict.parts["held_back"]
@@ -266,11 +267,13 @@ def test_a_program_that_fits_only_the_shown_examples_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("env", "mode", "text", "reason"),
     [
-        (COMPACT, "deduce", "", "format"), (COMPACT, "deduce", "xr", "format"), (COMPACT, "induce", "xr@(31)", "format"),
+        (COMPACT, "deduce", "", "format"), (COMPACT, "deduce", "xr", "format"), (COMPACT, "induce", "xr@(31)",
+        "format"),
         (COMPACT, "deduce", "xE@(314)", "format"), (COMPACT, "deduce", "xr3t@(31429)junk", "format"),
         (COMPACT, "deduce", "xr@(31)", "bounds"), (COMPACT, "deduce", "xr@5", "bounds"),
         (COMPACT, "induce", "x" + "1p" * 13, "bounds"), (COMPACT, "induce", "xrr", "bounds"),
-        (COMPACT, "induce", "x{v0+}M", "bounds"), (COMPACT, "induce", "xsL", "bounds"), (COMPACT, "induce", "12+", "format"),
+        (COMPACT, "induce", "x{v0+}M", "bounds"), (COMPACT, "induce", "xsL", "bounds"), (COMPACT, "induce",
+        "12+", "format"),
         (COMPACT, "induce", "xxL9>p", "format"), (COMPACT, "induce", "xxx-?", "format"),
         (COMPACT, "deduce", "xs1d@(123)", "bounds"),  # sorted already
         (COMPACT, "induce", "xxcxxccxcxc", "executes"), (WORDS, "induce", "n * n * n * n * n * n", "executes"),
@@ -414,7 +417,7 @@ def test_options_narrow_tasks_and_proposals_alike() -> None:
             "literal",
         }
         assert (len(task.payload["shown"]), len(task.payload["held_back"])) == (3, 5)
-        assert all(len(given) == 2 for given, _ in task.payload["shown"])
+        assert all(len(one) == 2 for one, _ in task.payload["shown"])
     assert outcome(env, "induce", "reverse(x)") == outcome(env, "induce", "n + 3") == "bounds"
     said = Dsl(form="words", operators=["sort", "first"], inputs="list").ask("abduce", (), 0)[0].text
     assert "- sort(list)" in said and "reverse(list)" not in said and "3 to 5 whole numbers" in said
