@@ -255,7 +255,7 @@ class Brief(Words):
     What the operators mean is for the examples to show. The answer is read as that of `Words`.
     """
 
-    max_answer = 400
+    max_answer = 600
 
     def solve_prompt(self, problem: Problem, operators: Sequence[str]) -> str:
         return self.problem(problem)
