@@ -18,6 +18,7 @@ from envs.base import Env, EnvUserError, UnknownEnv, nearest
 BUILTIN = {
     "chain": "envs.chain:Chain",
     "sums": "envs.sums:Sums",
+    "dsl": "envs.dsl:Dsl",
     "jsonl": "envs.jsonl:Jsonl",
 }
 """Name -> module:Class, imported when first made."""

@@ -44,6 +44,14 @@ def bounds(env: str, option: str, value: Sequence[int], *, least: int, most: int
     return pair[0], pair[1]
 
 
+def pair(env: str, option: str, value: Sequence[int], *, least: int, most: int) -> tuple[int, int]:
+    """The value, if it is two whole numbers within bounds, in any order."""
+    found = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(found) != 2 or any(type(v) is not int or not least <= v <= most for v in found):
+        raise EnvUserError(f"{env}: option {option} must be two whole numbers from {least} to {most}, got {value!r}")
+    return found[0], found[1]
+
+
 def place(spec: EnvSpec, split: str, index: int, mode: str | None, difficulty: int | None) -> tuple[str, int | None]:
     """The mode and difficulty of a task asked for, if the environment has them.
 
