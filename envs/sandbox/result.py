@@ -23,7 +23,7 @@ class Result(msgspec.Struct, frozen=True):
     """ok: a plain value came back. error: the program raised, ended early or said nothing. timeout: it was stopped.
     limit: it met a bound of memory or size. rejected: the value is no plain data, or the text is no program."""
     text: str
-    """The value as a Python literal, in its canonical form, when ok; else a reason, which the program may have chosen."""
+    """The value as a Python literal in canonical form when ok; else a reason, which the program may have chosen."""
     wall_s: float = 0.0
     """From the child's fork to its end."""
     peak_bytes: int = 0

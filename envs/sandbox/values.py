@@ -173,6 +173,7 @@ class _Reader:
         if tag == wire.TUPLE:
             return tuple(self.value(depth) for _ in range(size))
         try:
+            members: set[Any] | dict[Any, Any]
             if tag == wire.SET:
                 members = {self.value(depth) for _ in range(size)}
             elif tag == wire.DICT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -29,6 +30,8 @@ WALLS: dict[Tier, frozenset[str]] = {
 }
 """What a worker must find to hold when it tries, by tier; the system call filter is tried by the canaries."""
 
+_FROZEN = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+"""A request is memory of the trainer's: a child reads it and does nothing else to it."""
 START_S = 20.0
 GRACE_S = 0.5
 """How long after a run's deadline its zygote may take to kill the child and say so, before it is killed itself."""
@@ -127,12 +130,13 @@ class Worker:
     def run(self, request: bytes, *, timeout_s: float, memory_bytes: int) -> Ended | None:
         """Have one child answer a request; None = the worker is lost and must be replaced."""
         self.runs += 1
-        memory = os.memfd_create("request", os.MFD_CLOEXEC)
+        memory = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writing, True)
         try:
             with open(memory, "wb", buffering=0, closefd=False) as file:
                 file.write(request)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _FROZEN)
             os.lseek(memory, 0, os.SEEK_SET)
             order = wire.ORDER.pack(timeout_s, memory_bytes)
             socket.send_fds(self._control, [order], [memory, writing])
@@ -163,7 +167,7 @@ class Worker:
                     return None
                 while _take(reading, frame):
                     pass
-                return Ended(*wire.REPORT.unpack(report), frame=bytes(frame))
+                return Ended(*wire.REPORT.unpack(report), bytes(frame))
         return None
 
     def kill(self) -> None:

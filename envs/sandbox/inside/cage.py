@@ -1,6 +1,6 @@
 """The walls that a worker puts round itself once, before it has seen any program.
 
-Tier A: namespaces, Landlock; B: Landlock; C: neither. In all three no privilege is left and none can be gained, and each
+Tier A: namespaces, Landlock; B: Landlock; C: neither. In all three no privilege is left and none can be gained, and a
 run's child adds its limits (`limit_child`) and the system call filter (seccomp.py) on top. Every function raises
 OSError where the kernel refuses, and then the worker does not start.
 Source: namespaces(7), pivot_root(2), landlock(7), capabilities(7), prctl(2); numbers from the kernel's headers.

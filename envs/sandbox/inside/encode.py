@@ -11,6 +11,8 @@ from typing import Any
 
 from envs.sandbox import wire
 
+_type, _len = type, len  # so that a program with names of its own for them is still read right
+
 
 class Rejected(Exception):
     """The value is not plain data."""
@@ -30,10 +32,10 @@ def _write(value: Any, put: Any, left: list[int], depth: int) -> None:
     """Append a value's bytes; `left` holds the values and bytes that may still come."""
     left[0] -= 1
     if left[0] < 0 or depth > wire.MAX_DEPTH:
-        raise Limit("more than 20,000 values, or 100 levels")
-    kind = type(value)
+        raise Limit("more than 20,000 values or 100 levels")
+    kind = _type(value)
     if kind in _CONTAINERS:
-        put(_CONTAINERS[kind] + wire.LENGTH.pack(len(value)))
+        put(_CONTAINERS[kind] + wire.LENGTH.pack(_len(value)))
         left[1] -= 5
         for member in value.items() if kind is dict else value:
             for part in member if kind is dict else (member,):
@@ -46,10 +48,10 @@ def _write(value: Any, put: Any, left: list[int], depth: int) -> None:
         raise Limit("more than 64 kB")
 
 
-_CONTAINERS = {list: wire.LIST, tuple: wire.TUPLE, set: wire.SET, dict: wire.DICT}
+_CONTAINERS: dict[type, bytes] = {list: wire.LIST, tuple: wire.TUPLE, set: wire.SET, dict: wire.DICT}
 
 
-def _scalar(kind: type, value: Any) -> bytes:
+def _scalar(kind: type, value: Any) -> Any:
     if value is None:
         return wire.NONE
     if kind is bool:
@@ -64,7 +66,7 @@ def _scalar(kind: type, value: Any) -> bytes:
             raise Rejected("nan equals nothing, not even itself")
         return wire.FLOAT + wire.DOUBLE.pack(value)
     if kind is str or kind is bytes:
-        if len(value) > wire.MAX_FRAME:
+        if _len(value) > wire.MAX_FRAME:
             raise Limit("more than 64 kB")
         return _text(value) if kind is str else wire.BYTES + wire.LENGTH.pack(len(value)) + value
     raise Rejected(f"{kind.__name__} is no plain value")

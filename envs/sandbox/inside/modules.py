@@ -11,8 +11,8 @@ import sys
 import warnings
 
 PRELOADED = (
-    "abc array base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv dataclasses "
-    "datetime decimal difflib enum fractions functools graphlib hashlib heapq html itertools json keyword locale math "
+    "abc array base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
+    "dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq html itertools json keyword locale math "
     "numbers operator pprint queue random re statistics string struct textwrap time timeit traceback types typing "
     "unicodedata uuid weakref zlib "
     "_strptime encodings.ascii encodings.cp1252 encodings.hex_codec encodings.idna encodings.latin_1 encodings.rot_13 "
@@ -27,7 +27,7 @@ def preload() -> None:
 
 
 def tidy() -> None:
-    """Take away what tells of the host: paths, arguments, loaders that would look for files. No wall, only less noise."""
+    """Take away what tells of the host: paths, arguments, loaders of files. No wall, only less noise."""
     sys.argv, sys.orig_argv = ["program"], []
     sys.path.clear()
     sys.path_hooks.clear()
