@@ -167,7 +167,8 @@ class Worker:
                     return None
                 while _take(reading, frame):
                     pass
-                return Ended(*wire.REPORT.unpack(report), bytes(frame))
+                status, late, wall_s, peak_bytes = wire.REPORT.unpack(report)
+                return Ended(status, late, wall_s, peak_bytes, bytes(frame))
         return None
 
     def kill(self) -> None:

@@ -12,11 +12,11 @@ import warnings
 
 PRELOADED = (
     "abc array base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
-    "dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq html itertools json keyword locale math "
-    "numbers operator pprint queue random re statistics string struct textwrap time timeit traceback types typing "
-    "unicodedata uuid weakref zlib "
-    "_strptime encodings.ascii encodings.cp1252 encodings.hex_codec encodings.idna encodings.latin_1 encodings.rot_13 "
-    "encodings.unicode_escape encodings.utf_16 encodings.utf_32 encodings.utf_8"
+    "dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq html itertools json "
+    "keyword locale math numbers operator pprint queue random re statistics string struct textwrap time timeit "
+    "traceback types typing unicodedata uuid weakref zlib _strptime encodings.ascii encodings.cp1252 "
+    "encodings.hex_codec encodings.idna encodings.latin_1 encodings.rot_13 encodings.unicode_escape "
+    "encodings.utf_16 encodings.utf_32 encodings.utf_8 "
 ).split()
 
 
@@ -24,6 +24,16 @@ def preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     random.seed()  # from the kernel, so another state in each worker: unseeded draws are seen to differ
+
+
+def shift_heap() -> list[bytes]:
+    """Objects to keep, a random number of every size, so that low bits of addresses differ between workers too.
+
+    The kernel places memory by whole pages; within a page, equal histories give equal places.
+    """
+    draw = random.SystemRandom().randrange
+    small = [bytes(size) for size in range(1, 480, 16) for _ in range(draw(64))]
+    return small + [bytes(size) for size in range(512, 2048, 64) for _ in range(draw(8))]
 
 
 def tidy() -> None:

@@ -38,12 +38,14 @@ def main(tier: str, control_fd: int) -> None:
     clock = StoppedClock()
     stopped = _can_stop(clock)
     modules.tidy()
+    kept = modules.shift_heap()
     os.environ.pop("PYTHONHASHSEED", None)
     gc.collect()
     gc.freeze()
     os.dup2(1, 2)  # until here, standard error was a pipe to the trainer
     control.send(json.dumps({"walls": cage.walls(), "clock": stopped}).encode())
     serve(control, filter, clock if stopped else None, alone=tier == "A")
+    del kept
 
 
 def _can_stop(clock: StoppedClock) -> bool:
