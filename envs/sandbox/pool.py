@@ -26,6 +26,7 @@ RUNS_PER_WORKER = 10_000
 MEMORY_BYTES = 512 * 2**20
 MACHINES = ("x86_64", "aarch64")
 CANARY_TIMEOUT_S = 5.0
+START_TRIES = 3
 
 
 class SandboxRefused(EnvUserError):
@@ -172,16 +173,25 @@ class Sandbox:
                 if self._closed:
                     return
                 self._alive += 1
-            try:
-                worker = _trusted(self.tier, self._memory_bytes)
-            except (CannotStart, OSError) as error:
-                with self._lock:
-                    self._broken = str(error)
-                    self._lock.notify_all()
-                return
+            worker, why = self._start_patiently()
             with self._lock:
-                self._idle.append(worker)
+                if worker is None:
+                    self._broken = why
+                else:
+                    self._idle.append(worker)
                 self._lock.notify_all()
+            if worker is None:
+                return
+
+    def _start_patiently(self) -> tuple[Worker | None, str]:
+        """A worker, or why there is none after several tries: a machine can be short of processes for a moment."""
+        why = ""
+        for _ in range(START_TRIES):
+            try:
+                return _trusted(self.tier, self._memory_bytes), ""
+            except (CannotStart, OSError) as error:
+                why = str(error)
+        return None, why
 
     def close(self) -> None:
         """End all workers. Runs that go on are finished first."""
