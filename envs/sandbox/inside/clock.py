@@ -84,6 +84,11 @@ class StoppedClock:
     def __init__(self) -> None:
         self._date_s = random.SystemRandom().randrange(_YEAR_2001, _YEAR_2035)
         self._base = libc.getauxval(_AT_SYSINFO_EHDR) if libc.MACHINE == "x86_64" else 0
+        self._fixed = {
+            "__vdso_gettimeofday": _gettimeofday(self._date_s),
+            "__vdso_time": _time(self._date_s),
+            "__vdso_clock_getres": _clock_getres(),
+        }
         self._size, self._symbols = read_vdso(self._base) if self._base else (0, {})
 
     def stop(self) -> None:
@@ -91,12 +96,7 @@ class StoppedClock:
         if not self._symbols:
             return
         up_s, up_ns = divmod(time.monotonic_ns(), 10**9)
-        codes = {
-            "__vdso_clock_gettime": _clock_gettime(self._date_s, up_s, up_ns),
-            "__vdso_gettimeofday": _gettimeofday(self._date_s),
-            "__vdso_time": _time(self._date_s),
-            "__vdso_clock_getres": _clock_getres(),
-        }
+        codes = {"__vdso_clock_gettime": _clock_gettime(self._date_s, up_s, up_ns), **self._fixed}
         page = libc.map_page(_PAGE)
         places, at = {}, page
         for name, code in codes.items():

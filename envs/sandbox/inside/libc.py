@@ -11,6 +11,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.getauxval.restype = ctypes.c_ulong
+_LOOKED_UP = (_LIBC.mprotect, _LIBC.prctl)  # here once, and not again in every child
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
 PR_SET_TSC, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 26, 38, 39

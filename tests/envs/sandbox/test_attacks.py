@@ -30,10 +30,10 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
             return "counts as deterministic"
     elif holds.startswith("not "):
         literal = holds.removeprefix("not ")
-        if sandbox.grade(program, "attack()", literal, timeout_s=0.4 if "loop" in path.stem else 5.0):
+        if sandbox.grade(program, "attack()", literal, timeout_s=0.25 if "loop" in path.stem else 5.0):
             return f"was graded as {literal}"
     else:
-        result = sandbox.run(program, "attack()", timeout_s=0.4 if "timeout" in holds else 5.0)
+        result = sandbox.run(program, "attack()", timeout_s=0.25 if "timeout" in holds else 5.0)
         if result.wall_s > 5.5:
             return f"lasted {result.wall_s} s"
         told = f"ok {result.text}" if result.status == "ok" else result.status
