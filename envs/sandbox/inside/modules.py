@@ -11,12 +11,12 @@ import sys
 import warnings
 
 PRELOADED = (
-    "abc array base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy csv "
-    "dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq html itertools json "
-    "keyword locale math numbers operator pprint queue random re statistics string struct textwrap time timeit "
-    "traceback types typing unicodedata uuid weakref zlib _strptime encodings.ascii encodings.cp1252 "
-    "encodings.hex_codec encodings.idna encodings.latin_1 encodings.rot_13 encodings.unicode_escape "
-    "encodings.utf_16 encodings.utf_32 encodings.utf_8 "
+    "abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc contextlib copy "
+    "csv dataclasses datetime decimal difflib enum fractions functools graphlib hashlib heapq html ipaddress "
+    "itertools json keyword locale math numbers operator pathlib pprint queue random re shlex statistics "
+    "string struct textwrap threading time timeit traceback types typing unicodedata uuid weakref zlib "
+    "_strptime encodings.ascii encodings.cp1252 encodings.hex_codec encodings.idna encodings.latin_1 "
+    "encodings.rot_13 encodings.unicode_escape encodings.utf_16 encodings.utf_32 encodings.utf_8 "
 ).split()
 
 
