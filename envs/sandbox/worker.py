@@ -33,8 +33,9 @@ WALLS: dict[Tier, frozenset[str]] = {
 _FROZEN = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 """A request is memory of the trainer's: a child reads it and does nothing else to it."""
 START_S = 20.0
-GRACE_S = 0.5
-"""How long after a run's deadline its zygote may take to kill the child and say so, before it is killed itself."""
+GRACE_S = 0.75
+"""How long after a run's deadline its zygote may take to kill the child, half a gigabyte to free included, and
+say so, before it is killed itself."""
 
 _BOOT = """
 import sys, types

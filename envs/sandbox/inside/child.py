@@ -89,11 +89,12 @@ def _answer(program: str, call: str) -> bytes:
         return wire.LIMIT + str(error).encode()
     except MemoryError:
         sys.modules.pop(_NAME, None)
-        return wire.LIMIT + b"out of memory"
+        return _OUT_OF_MEMORY
     except BaseException as error:  # noqa: B036 (SystemExit and KeyboardInterrupt are a program's errors too)
         return wire.ERROR + _reason(error)
 
 
+_OUT_OF_MEMORY = wire.LIMIT + b"out of memory"  # made beforehand: there may be no memory to make it then
 _NAME = "program"
 """The name of the module that a program becomes."""
 

@@ -57,6 +57,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[str |
     with sandbox, ThreadPoolExecutor(2) as threads:
         yield {path: threads.submit(breach, sandbox, path) for path in ATTACKS}
     assert BAIT.read_text() == "bait"
+    BAIT.unlink()
     assert list(Path("/tmp").glob("selfplay-escape*")) == []
 
 
