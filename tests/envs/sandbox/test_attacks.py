@@ -30,10 +30,10 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
             return "counts as deterministic"
     elif holds.startswith("not "):
         literal = holds.removeprefix("not ")
-        if sandbox.grade(program, "attack()", literal, timeout_s=0.25 if "loop" in path.stem else 5.0):
+        if sandbox.grade(program, "attack()", literal, timeout_s=0.15 if "loop" in path.stem else 5.0):
             return f"was graded as {literal}"
     else:
-        result = sandbox.run(program, "attack()", timeout_s=0.25 if "timeout" in holds else 5.0)
+        result = sandbox.run(program, "attack()", timeout_s=0.15 if "timeout" in holds else 5.0)
         if result.wall_s > 5.5:
             return f"lasted {result.wall_s} s"
         told = f"ok {result.text}" if result.status == "ok" else result.status
@@ -41,8 +41,6 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
             return f"{told} ({result.text})"
     if not sandbox.grade(HONEST, "f([3, 1, 3])", "[7, [1, 3], {'n': 3}]", timeout_s=5.0):
         return "an honest program is no longer graded right"
-    if sandbox.grade(HONEST, "f([3, 1, 3])", "[7, [1, 3], {'n': 4}]", timeout_s=5.0):
-        return "a wrong value is graded right"
     return None
 
 
