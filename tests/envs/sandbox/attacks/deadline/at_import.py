@@ -1,0 +1,4 @@
+# A loop before the call.
+# holds: timeout
+while True:
+    pass

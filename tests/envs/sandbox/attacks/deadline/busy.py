@@ -1,0 +1,5 @@
+# A loop.
+# holds: timeout
+def attack():
+    while True:
+        pass

@@ -1,0 +1,4 @@
+# Where an object lies.
+# holds: varies
+def attack():
+    return id([])

@@ -1,0 +1,4 @@
+# A few bits of it.
+# holds: varies
+def attack():
+    return id([]) >> 14 & 255

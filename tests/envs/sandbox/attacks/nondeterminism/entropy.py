@@ -1,0 +1,7 @@
+# The kernel's randomness.
+# holds: varies
+import os
+
+
+def attack():
+    return os.urandom(4)

@@ -1,0 +1,4 @@
+# The hash of an object, made from its address.
+# holds: varies
+def attack():
+    return hash(object())

@@ -1,0 +1,4 @@
+# The same in its text.
+# holds: varies
+def attack():
+    return repr(attack) + str(object())

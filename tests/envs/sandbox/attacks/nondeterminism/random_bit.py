@@ -1,0 +1,7 @@
+# One bit of it.
+# holds: varies
+import random
+
+
+def attack():
+    return random.getrandbits(1)

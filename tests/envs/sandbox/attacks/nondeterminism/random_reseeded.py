@@ -1,0 +1,7 @@
+# Seeded anew by whatever it finds.
+# holds: varies
+import random
+
+
+def attack():
+    return (random.seed(), random.random())

@@ -1,0 +1,7 @@
+# The name of this thread.
+# holds: varies
+import _thread
+
+
+def attack():
+    return _thread.get_ident()

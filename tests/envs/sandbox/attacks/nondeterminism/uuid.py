@@ -1,0 +1,7 @@
+# A name that nobody has.
+# holds: varies
+import uuid
+
+
+def attack():
+    return str(uuid.uuid4())

@@ -1,0 +1,7 @@
+# A name made of clock and address.
+# holds: varies
+import uuid
+
+
+def attack():
+    return str(uuid.uuid1())

@@ -1,0 +1,4 @@
+# A float where an int is wanted.
+# holds: not 1
+def attack():
+    return 1.0

@@ -1,0 +1,4 @@
+# A list where a tuple is wanted.
+# holds: not (1, 2)
+def attack():
+    return [1, 2]

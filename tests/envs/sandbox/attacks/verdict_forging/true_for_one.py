@@ -1,0 +1,4 @@
+# A bool where an int is wanted.
+# holds: not 1
+def attack():
+    return True
