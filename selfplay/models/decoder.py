@@ -22,7 +22,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from selfplay.config import Lora
-from selfplay.models.config import ModelConfig, RopeScaling
+from selfplay.models.config import ModelConfig
+from selfplay.models.head import scores_of, soften
+from selfplay.models.rope import rope, rotate
 
 Params: TypeAlias = dict[str, Any]
 """Nested dict of arrays; names as in `sharding.PARAMETER_SPECS`."""
@@ -31,7 +33,6 @@ LayerCache: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
 """Rotated keys, and values, of one layer; heads before slots, so that a decode step is a plain batched product."""
 
 Cache: TypeAlias = list[LayerCache]
-
 
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What a training pass puts around every block: rematerialisation, and where its activations lie."""
@@ -115,7 +116,7 @@ class Attention(nnx.Module):
         v = self.v(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, place), rotate(k, place)
+        q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
         if cache is not None:
             k, v = write(cache[0], k, place.positions), write(cache[1], v, place.positions)
@@ -205,8 +206,7 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         matrix = self.embed[...] if self.head is None else self.head[...]
-        z = jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
-        return soften(z, self.config.logit_softcap)
+        return soften(scores_of(hidden, matrix), self.config.logit_softcap)
 
 
 INIT_STD = 0.02
@@ -228,38 +228,6 @@ def _nearby(place: Place, slots: Int[Array, "..."], config: ModelConfig) -> Plac
         return place._replace(mask=mask)
     local = replace(config, rope_theta=config.local_rope_theta, rope_scaling=None)
     return Place(place.positions, mask, *rope(place.positions, local))
-
-
-def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
-    """c tanh(x / c): soft capping, Gemma 2, arXiv:2408.00118, section 2."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
-def rope(positions: Int[Array, "B T"], config: ModelConfig) -> tuple[Float[Array, "B T H/2"], Float[Array, "B T H/2"]]:
-    """Cosine and sine of position x theta^(-2i/H), i < H/2. Source: RoPE, arXiv:2104.09864."""
-    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequency = 1.0 / config.rope_theta**half
-    if config.rope_scaling is not None:
-        frequency = _stretch(frequency, config.rope_scaling)
-    angle = positions[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def _stretch(frequency: Float[Array, " h"], scaling: RopeScaling) -> Float[Array, " h"]:
-    """Linear (arXiv:2306.15595): all slowed by `factor`. Llama 3.1: only long wavelengths, those between blended."""
-    if scaling.rope_type == "linear":
-        return frequency / scaling.factor
-    turns = scaling.original_max_positions * frequency / (2 * jnp.pi)
-    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = jnp.clip(keep, 0.0, 1.0)
-    return keep * frequency + (1 - keep) * frequency / scaling.factor
-
-
-def rotate(x: Float[Array, "B T N H"], place: Place) -> Float[Array, "B T N H"]:
-    """Rotate the pairs (x_i, x_{i + H/2}) of every head: the half-split convention of Hugging Face checkpoints."""
-    cos, sin = (r[:, :, None, :].astype(x.dtype) for r in (place.cos, place.sin))
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 def attend(
