@@ -3,4 +3,5 @@
 set -euo pipefail
 PATH="$(dirname "$0")/../.venv/bin:$PATH"
 export JAX_PLATFORMS=cpu
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"  # large pages: a large model spends less on page faults
 exec selfplay train "${1:-quickstart}" "${@:2}"
