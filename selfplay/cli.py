@@ -159,6 +159,28 @@ def export(args: list[str]) -> int:
     return 0
 
 
+def archive(args: list[str]) -> int:
+    """`selfplay archive RUN`."""
+    parser = _Parser("archive", "the tasks that a run remembers: lineage, solve rates, what each taught")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
+    parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
+    parser.add_argument("--status", metavar="STATUS", help="live, mastered, impossible or unstable")
+    parser.add_argument("--env", metavar="NAME", help="tasks of this environment")
+    parser.add_argument("--difficulty", type=int, metavar="D", help="tasks of this difficulty")
+    parser.add_argument("--sort", metavar="BY", help="last, first, p, attempts, taught, novelty or difficulty")
+    parser.add_argument("--limit", type=int, metavar="N", help="rows of the table (default: 20; 0 = all)")
+    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="also write all of them, one JSON object a line")
+    given = parser.read(args)
+    from selfplay.folders import find_run
+
+    run = find_run(given.pop("run"))
+    prepare_jax()
+    from selfplay.archive_table import archive_command
+
+    print(archive_command(run, **given))
+    return 0
+
+
 def compare(args: list[str]) -> int:
     """`selfplay compare RUN...`."""
     parser = _Parser("compare", "runs side by side at equal sampled tokens: table, intervals, plot")
@@ -299,6 +321,7 @@ VERBS = {
     "train": Verb(train, "train a recipe"),
     "evaluate": Verb(evaluate, "score a run's generation or a model"),
     "export": Verb(export, "write a generation as a Hugging Face folder"),
+    "archive": Verb(archive, "list, filter and export the tasks that a run remembers"),
     "score": Verb(score, "log-probabilities that a model gives to texts"),
     "plan": Verb(plan, "what a recipe holds on a device, and what fits"),
     "compare": Verb(compare, "runs side by side at equal sampled tokens"),

@@ -14,6 +14,7 @@ from selfplay.metrics.files import Sample, TaskLine
 from selfplay.models import Model
 from selfplay.records import ROLES, Group, Trajectory
 from selfplay.refine import Refined
+from selfplay.standing import STANDINGS
 
 NAN = float("nan")
 
@@ -75,7 +76,22 @@ def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[s
         "propose/unique_frac": len({t.key for t in tasks}) / len(tasks) if tasks else NAN,
         "propose/largest_cluster_frac": max(shapes.values()) / len(admitted) if admitted else NAN,
         "propose/novel_frac": _mean([archive.count(t.key) == 0 for t in tasks]),
+        "propose/novel_shape_frac": _mean(
+            [archive.shape_count(g.shape, env=t.env) == 0 for g, t in zip(admitted, tasks, strict=True)]
+        ),
+        "propose/novel_cluster_frac": _mean([archive.cluster_count(t) == 0 for t in tasks]),
         "propose/difficulty_mean": _mean([t.difficulty for t in tasks]),
+    }
+
+
+def archive_metrics(archive: TaskArchive) -> dict[str, float]:
+    """Curves of what is remembered after a step."""
+    clusters, standings = archive.clusters, archive.standings
+    return {
+        "archive/size": len(archive),
+        **{f"archive/{name}": standings[name] for name in STANDINGS[1:]},
+        "archive/clusters": len(clusters),
+        "archive/largest_cluster_frac": max(clusters) / len(archive) if clusters else NAN,
     }
 
 

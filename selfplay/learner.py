@@ -27,7 +27,7 @@ from selfplay.cluster.local import LocalCluster
 from selfplay.compilations import Compilations
 from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
-from selfplay.experience import experience_metrics, panels, samples, task_lines
+from selfplay.experience import archive_metrics, experience_metrics, panels, samples, task_lines
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
@@ -84,7 +84,10 @@ class Learner:
         self.provenance = provenance(run, self.world.envs, models)
         self.models = {name: replace(model, params={}) for name, model in models.items()}
         """Without their weights: those are `joint`'s."""
-        self.state = State(archive=TaskArchive(run.archive.capacity), objective=uniform_objective(run, self.world.envs))
+        self.state = State(
+            archive=TaskArchive(run.archive.capacity, run.archive.retire),
+            objective=uniform_objective(run, self.world.envs),
+        )
         self._began = time.monotonic()
         self._compilations, self._compiled_elsewhere = Compilations(), 0
         self._last: Refined | None = None
@@ -317,10 +320,9 @@ class Learner:
             "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
-            "archive/size": len(state.archive),
             "async/staleness_mean": _staleness(refined, state.step - 1),
             "async/dropped": 0.0,
-        }
+        } | archive_metrics(state.archive)
         written = self.writer.step(state.step, state.tokens, values)
         self.writer.tasks(task_lines(refined.groups))
         self.writer.samples(samples(refined, self.models, limit=self.run.output.samples_per_step))
@@ -346,7 +348,7 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        self.state = State.restored(*self.joint.restore(newest), capacity=self.run.archive.capacity)
+        self.state = State.restored(*self.joint.restore(newest), kept=self.run.archive)
         self.joint.remember()
         return True
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.archive import TaskArchive
+from selfplay.config import Archive
 
 
 @dataclass
@@ -41,11 +42,11 @@ class State:
         return {"archive": self.archive.to_bytes()}
 
     @classmethod
-    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, capacity: int) -> State:
-        """The inverse of the two above, the archive with its bound as it is configured now."""
+    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, kept: Archive) -> State:
+        """The inverse of the two above, the archive with its bounds as they are configured now."""
         return cls(
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
-            archive=TaskArchive.from_bytes(blobs["archive"], capacity=capacity),
+            archive=TaskArchive.from_bytes(blobs["archive"], capacity=kept.capacity, retire=kept.retire),
             **{name: record[name] for name in COUNTERS},
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def _training_unit(
     name = rng.choices(names, [run.envs[n].weight for n in names])[0]
     env, choice = world.envs[name], run.envs[name]
     mode = rng.choice(modes(env, choice))
-    source = _source(run, rng, len(list(islice(_held(archive, env.spec.name, mode), run.acquire.tasks_per_unit))))
+    source = _source(run, rng, archive, env.spec.name, mode)
     base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index)
     rows = run.acquire.tasks_per_unit
     if source == "propose":
@@ -113,7 +112,7 @@ def _training_unit(
         )
     given: dict[str, Any] = {"kind": "solve", "mode": mode, "rows": rows, "attempts": run.acquire.group_size}
     if source == "replay":
-        draw = archive.sample_learnable if run.acquire.replay == "learnability" else archive.sample
+        draw = archive.sample_learnable if run.acquire.replay == "learnability" else archive.sample_replayable
         return Unit(**base, **given, tasks=tuple(draw(rows, rng.getrandbits(32), env=env.spec.name, mode=mode)))
     if source == "yoked":
         return Unit(**base, **given, tasks=_yoked_tasks(world, step, index, run))
@@ -124,15 +123,11 @@ def _training_unit(
     return Unit(**base, **given, difficulties=drawn, first_index=first, task_seed=run.seed)
 
 
-def _held(archive: TaskArchive, env: str, mode: str) -> Iterator[Task]:
-    return (e.task for e in archive if e.task.env == env and e.task.mode == mode)
-
-
-def _source(run: Run, rng: random.Random, archived: int) -> Source:
-    """Draw where a unit's tasks come from; replay counts only once the archive can fill a unit."""
+def _source(run: Run, rng: random.Random, archive: TaskArchive, env: str, mode: str) -> Source:
+    """Draw where a unit's tasks come from; replay counts only while the archive can fill a unit."""
     mix = {s: w for s, w in run.acquire.mix.items() if w > 0}
-    if archived < run.acquire.tasks_per_unit and len(mix) > 1:
-        mix.pop("replay", None)
+    if "replay" in mix and len(mix) > 1 and len(archive.replayable(env=env, mode=mode)) < run.acquire.tasks_per_unit:
+        mix.pop("replay")
     return rng.choices(list(mix), list(mix.values()))[0]
 
 

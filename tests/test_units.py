@@ -19,6 +19,7 @@ from selfplay.config import EnvChoice, Run
 from selfplay.errors import UserError
 from selfplay.metrics.files import LineFile, TaskLine
 from selfplay.records import Group, PolicyRef, Role, Unit, encode
+from selfplay.standing import Tally
 from selfplay.units import (
     World,
     evaluation_units,
@@ -138,6 +139,22 @@ def test_replay_waits_until_the_archive_fills_a_unit() -> None:
     assert full["replay"] / 40 == pytest.approx(0.5, abs=0.25)
     unit = next(u for u in units_of(run, archive=met(*tasks_of(9))) if u.tasks)
     assert unit.kind == "solve" and len({t.key for t in unit.tasks}) == unit.rows == 4
+
+
+def test_replay_passes_over_retired_tasks_and_waits_where_too_few_are_left() -> None:
+    run = make_run("quickstart")
+    run = replace(run, acquire=replace(run.acquire, units=20, mix={"propose": 1, "replay": 1}))
+    data = met(*tasks_of(6)).to_bytes()
+
+    def replayed(retired: int) -> set[str]:
+        archive = TaskArchive.from_bytes(data)
+        for entry in list(archive)[:retired]:
+            entry.tallies = [Tally(solver=PolicyRef("main", 0), attempts=40, solves=40)]
+        archive = TaskArchive.from_bytes(archive.to_bytes())
+        return {t.key for u in units_of(run, archive=archive) for t in u.tasks}
+
+    keys = [t.key for t in tasks_of(6)]
+    assert replayed(0) == set(keys) and replayed(2) == set(keys[2:]) and replayed(3) == set()  # a unit has four
 
 
 def test_replay_takes_the_learnable_tasks_where_the_recipe_says_so() -> None:

@@ -53,6 +53,7 @@ from selfplay.config.running import (
     Mesh,
     Objective,
     Output,
+    Retire,
     Schedule,
 )
 from selfplay.errors import UserError
@@ -88,6 +89,7 @@ __all__ = [
     "Propose",
     "Remat",
     "Replay",
+    "Retire",
     "RoleConfig",
     "Run",
     "Scale",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from selfplay.config.bounds import check
@@ -137,11 +137,36 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retire:
+    """When a task is retired: it rests, and replay passes it over. Each bound is one end of a 95 % interval."""
+
+    versions: int = 8
+    """Newest solver versions whose record of a task is kept apart; a task is judged by them together."""
+    mastered: float = 0.9
+    """Retired where the lower end of its solve rate reaches this (35 of 35 attempts for 0.9); 1 = never."""
+    impossible: float = 0.1
+    """Retired where the upper end of its solve rate is at most this (0 of 35 attempts for 0.1); 0 = never."""
+    unstable: float = 0.1
+    """Retired where the environment fails on so large a share of attempts, lower end (3 of 8 for 0.1); 1 = never."""
+    rest: int = 100
+    """Learner steps since it was last met for which a retired task is not replayed: solvers change. 0 = none."""
+
+    def __post_init__(self) -> None:
+        check(self.versions >= 1, "archive.retire.versions", ">= 1", self.versions)
+        check(0 < self.mastered <= 1, "archive.retire.mastered", "in (0, 1]", self.mastered)
+        check(0 <= self.impossible < self.mastered, "archive.retire.impossible", "in [0, mastered)", self.impossible)
+        check(0 < self.unstable <= 1, "archive.retire.unstable", "in (0, 1]", self.unstable)
+        check(self.rest >= 0, "archive.retire.rest", ">= 0", self.rest)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Archive:
     """What is remembered of past tasks."""
 
     capacity: int = 20000
     """Tasks kept; beyond it the ones seen longest ago go."""
+    retire: Retire = field(default_factory=Retire)
+    """Which tasks replay passes over."""
 
     def __post_init__(self) -> None:
         check(self.capacity >= 1, "archive.capacity", ">= 1", self.capacity)
