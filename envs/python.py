@@ -97,7 +97,7 @@ class Python(SingleTurn):
         values: Sequence[int] = (-9, 20),
         lengths: Sequence[int] = (2, 5),
         examples: Sequence[int] = (4, 6),
-        imports: Sequence[str] = tuple(IMPORTS),
+        imports: Sequence[str] = IMPORTS,
         propose_operations: Sequence[int] = (1, 20),
         guess_limit: float = 0.2,
         sandbox: Choice = "auto",
@@ -193,15 +193,14 @@ class Python(SingleTurn):
         if known.outside:
             return Rejection("safety", known.outside)
         ours = self._posed.get(known.text)
-        found = self._computed_study(known.text, ours, given) if ours else None
-        if found is None:
-            ours, found = None, self._study(known.text, known.kinds, given, self._sandboxed(known.text))
+        computed = self._computed_study(known.text, ours, given) if ours else None
+        found = computed or self._study(known.text, known.kinds, given, self._sandboxed(known.text))
         if isinstance(found, str):
             return Rejection("executes", found)
         problem = self._problem(mode, known.text, found)
         if problem is None:
             return Rejection("executes", f"fewer than {self.shown + self.held_back} random inputs give a value")
-        if not ours and not self._deterministic(problem, found):
+        if computed is None and not self._deterministic(problem, found):
             return Rejection("deterministic", "fresh workers disagree")
         if unfair := self._unfair(problem, found):
             return unfair
@@ -238,7 +237,7 @@ class Python(SingleTurn):
         self._posed[program] = drawn
 
     def _sandboxed(self, program: str) -> Run:
-        return lambda inputs: self._runs.column(program, inputs)
+        return lambda inputs: self._runs.column(program, list(map(args_text, inputs)))
 
     def _computed_study(self, program: str, drawn: Chain, given: Args | None) -> Study | None:
         """What a program of ours does, as the sandbox would tell it; None where a value exceeds our bounds."""
@@ -302,10 +301,10 @@ class Python(SingleTurn):
         if answer.outside:
             return ILLEGAL
         examples = [*payload["shown"], *payload["held_back"]]
-        found = self._runs.column(answer.text, [_args(text) for text, _ in examples])
+        found = self._runs.column(answer.text, [args for args, _ in examples])
         if isinstance(found, Result) and found.status == "timeout":
             return TIMEOUT
-        got = [None] * len(examples) if isinstance(found, Result) else found
+        got: Sequence[str | None] = [None] * len(examples) if isinstance(found, Result) else found
         right = [text == wanted for text, (_, wanted) in zip(got, examples, strict=True)]
         few = len(payload["shown"])
         parts = {"shown": sum(right[:few]) / few, "held_back": sum(right[few:]) / (len(right) - few)}
@@ -373,14 +372,6 @@ def _problem_of(task: Task) -> Problem:
     payload = task.payload
     shown, held_back = (tuple((one, other) for one, other in payload[name]) for name in ("shown", "held_back"))
     return Problem(task.mode, payload["program"], payload["input"], payload["output"], shown, held_back)
-
-
-def _args(text: str) -> Args:
-    """The arguments in a payload."""
-    found = read_args(text)
-    if found is None:
-        raise EnvError(f"python: no arguments: {text[:80]!r}")
-    return found
 
 
 def _modules(imports: Any) -> tuple[str, ...]:

@@ -50,8 +50,8 @@ class Study(NamedTuple):
     """What it gives for its own output, if that can be its input."""
     examples: tuple[Example, ...]
     """Random inputs for which it gives a value, with that."""
-    inputs: tuple[Args, ...]
-    """All on which it was run."""
+    inputs: tuple[str, ...]
+    """All on which it was run, as texts."""
 
 
 def family_text(kinds: Sequence[str], outputs: Column) -> str:
@@ -99,7 +99,7 @@ def study(
         outputs[0],
         again,
         tuple((args_text(args), text) for args, text in works),
-        inputs,
+        tuple(map(args_text, inputs)),
     )
 
 

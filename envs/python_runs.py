@@ -31,7 +31,7 @@ def _each(f, inputs):
 """Added to a program that is tried on many inputs in one run. A program may tamper with it: it then claims other
 values, as it could by returning them."""
 
-Column = list[str | None]
+Column = Sequence[str | None]
 """The canonical text of what a function gives for each of some inputs; None where it raises."""
 
 
@@ -48,32 +48,36 @@ class Runs:
         self._lock = threading.Lock()
         self._sandbox: Sandbox | None = None
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._run)
+        self._columns = lru_cache(maxsize=REMEMBERED)(self._column)
         self._agreed = lru_cache(maxsize=REMEMBERED)(self._agree)
 
     def call(self, program: str, args: str) -> Result:
         """What `f(args)` gives."""
         return self._remembered(program, f"f({args})")
 
-    def column(self, program: str, inputs: Sequence[Args]) -> Column | Result:
-        """What f gives for each of some inputs, in one run; the run's result where it gives no such values."""
-        result = self._remembered(program + _EACH, _call(inputs))
-        if result.status != "ok":
-            return result
-        found: Any = ast.literal_eval(result.text)  # canonical text that the sandbox's own code wrote
-        if (
-            type(found) is not list
-            or len(found) != len(inputs)
-            or any(type(v) is not list or len(v) > 1 for v in found)
-        ):
-            return Result("error", "not one value for each input")
-        return [canonical(value[0]) if value else None for value in found]
+    def column(self, program: str, inputs: Sequence[str]) -> Column | Result:
+        """What f gives for each of some inputs, in one run; the run's result where it gives no such values.
 
-    def deterministic(self, program: str, inputs: Sequence[Args]) -> bool:
+        Args:
+          inputs: arguments as `args_text` writes them.
+        """
+        return self._columns(program + _EACH, _call(inputs), len(inputs))
+
+    def deterministic(self, program: str, inputs: Sequence[str]) -> bool:
         """Whether fresh workers agree on what f gives for all of some inputs."""
         return self._agreed(program + _EACH, _call(inputs))
 
     def _run(self, program: str, call: str) -> Result:
         return self._open().run(program, call, timeout_s=self._timeout_s)
+
+    def _column(self, program: str, call: str, count: int) -> Column | Result:
+        result = self._run(program, call)
+        if result.status != "ok":
+            return result
+        found: Any = ast.literal_eval(result.text)  # canonical text that the sandbox's own code wrote
+        if type(found) is not list or len(found) != count or any(type(v) is not list or len(v) > 1 for v in found):
+            return Result("error", "not one value for each input")
+        return tuple(canonical(value[0]) if value else None for value in found)
 
     def _agree(self, program: str, call: str) -> bool:
         return self._open().deterministic(program, call, timeout_s=self._timeout_s)
@@ -86,8 +90,8 @@ class Runs:
             return self._sandbox
 
 
-def _call(inputs: Sequence[Args]) -> str:
-    return f"_each(f, [{', '.join(map(canonical, inputs))}])"
+def _call(inputs: Sequence[str]) -> str:
+    return f"_each(f, [{', '.join(f'({args},)' for args in inputs)}])"
 
 
 def _close(sandbox: Sandbox, owner: int) -> None:

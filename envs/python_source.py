@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_TEXT = 4000
 """Characters of a program or an answer that are read; a longer one is none."""
 MAX_PARAMETERS = 3
-IMPORTS = (
-    "bisect collections fractions functools heapq itertools math operator re statistics string textwrap typing"
-).split()
+REMEMBERED = 2048
+"""Programs that are kept once read: attempts at a task often give the same one."""
+IMPORTS = tuple(
+    "bisect collections fractions functools heapq itertools math operator re statistics string textwrap typing".split()
+)
 """What programs may import unless options say otherwise: modules of pure functions."""
 FORBIDDEN = frozenset(
     "breakpoint compile delattr eval exec exit getattr globals help input locals open quit setattr vars".split()
@@ -41,7 +44,8 @@ class Source(NamedTuple):
     """Its operations by name, in alphabetical order."""
 
 
-def read(text: str, imports: Sequence[str] = IMPORTS) -> Source | None:
+@lru_cache(maxsize=REMEMBERED)
+def read(text: str, imports: tuple[str, ...] = IMPORTS) -> Source | None:
     """The program in a text of nothing else; None if it does not parse, or is not about one function f.
 
     Args:
