@@ -47,6 +47,7 @@ class Runs:
         self._tier, self._workers, self._timeout_s = tier, workers, timeout_s
         self._lock = threading.Lock()
         self._sandbox: Sandbox | None = None
+        self._owner = 0
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._run)
         self._columns = lru_cache(maxsize=REMEMBERED)(self._column)
         self._agreed = lru_cache(maxsize=REMEMBERED)(self._agree)
@@ -84,9 +85,9 @@ class Runs:
 
     def _open(self) -> Sandbox:
         with self._lock:
-            if self._sandbox is None:
-                self._sandbox = Sandbox(self._workers, tier=self._tier)
-                weakref.finalize(self, _close, self._sandbox, os.getpid())
+            if self._sandbox is None or self._owner != os.getpid():  # a fork has no workers of its own yet
+                self._sandbox, self._owner = Sandbox(self._workers, tier=self._tier), os.getpid()
+                weakref.finalize(self, _close, self._sandbox, self._owner)
             return self._sandbox
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 from typing import Any
@@ -19,6 +20,7 @@ from envs.python_kinds import KINDS, fits, probes
 from envs.python_runs import args_text
 from envs.python_source import operations, read
 from envs.python_steps import STEPS
+from envs.sandbox import SandboxBroken
 from envs.sandbox.values import canonical
 
 WORDS, BRIEF = Python(timeout_s=10.0), Python(form="brief", timeout_s=10.0)
@@ -313,6 +315,18 @@ def test_no_sandbox_is_opened_to_pose_tasks() -> None:
         task = env.task("train", 3, 0, mode=mode)
         assert env.gold(task) and isinstance(env.admit(mode, env.offer(task), (), 0), Task)
     assert env._runs._sandbox is None
+
+
+def test_the_sandbox_is_opened_once_and_closed_with_its_environment() -> None:
+    env = Python(form="brief", workers=1, timeout_s=10.0)
+    task = env.task("train", 0, 0, mode="abduce")
+    assert status(env, task, env.gold(task)) == "ok"
+    sandbox = env._runs._open()
+    assert sandbox is env._runs._open()
+    del env
+    gc.collect()
+    with pytest.raises(SandboxBroken, match="closed"):
+        sandbox.run("", "1")
 
 
 def test_known_tasks_never_move() -> None:
