@@ -19,6 +19,7 @@ BUILTIN = {
     "chain": "envs.chain:Chain",
     "sums": "envs.sums:Sums",
     "dsl": "envs.dsl:Dsl",
+    "python": "envs.python:Python",
     "jsonl": "envs.jsonl:Jsonl",
 }
 """Name -> module:Class, imported when first made."""

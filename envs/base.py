@@ -118,6 +118,8 @@ class EnvSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Enough tokens for a full answer by a character-level model (an upper bound for others)."""
     propose_tokens: int = 32
     """The same for a proposal."""
+    p95_ms: float = 50.0
+    """Milliseconds that the 95th percentile of task, verify and admit stays below; more if they execute programs."""
     summary: str = ""
     """One line for `selfplay envs list`."""
 

@@ -82,7 +82,7 @@ def check(
     options: Mapping[str, Any] | None = None,
     tasks: int = 50,
     seed: int = 0,
-    limit_ms: float = 50.0,
+    limit_ms: float | None = None,
 ) -> Report:
     """Run every check on an environment.
 
@@ -91,7 +91,7 @@ def check(
       options: what it was made with.
       tasks: tasks drawn in each split.
       seed: of the draws.
-      limit_ms: the 95th percentile of task, verify and admit must stay below it.
+      limit_ms: the 95th percentile of task, verify and admit must stay below it; None = `spec.p95_ms`.
     """
     given = dict(options or {})
     if isinstance(env, str):
@@ -118,9 +118,11 @@ def _outcome(name: str, run: Callable[[_Kit], str], kit: _Kit) -> Check:
 class _Kit:
     """The environment under test, how to make it again, and the samples that all checks share."""
 
-    def __init__(self, env: Env, target: str, options: dict[str, Any], count: int, seed: int, limit_ms: float) -> None:
+    def __init__(
+        self, env: Env, target: str, options: dict[str, Any], count: int, seed: int, limit_ms: float | None
+    ) -> None:
         self.env, self.target, self.options = env, target, options
-        self.count, self.seed, self.limit_ms = count, seed, limit_ms
+        self.count, self.seed, self.limit_ms = count, seed, env.spec.p95_ms if limit_ms is None else limit_ms
         self.times: dict[str, list[float]] = {}
         self._samples: list[Task] = []
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import broken_envs
+import msgspec
 import pytest
 
 import envs.check
@@ -87,6 +88,13 @@ def test_slow_verification_of_huge_texts_is_caught(monkeypatch: pytest.MonkeyPat
 def test_a_slow_environment_is_caught() -> None:
     report = check(broken_envs.SlowTask(), tasks=2, limit_ms=25)
     assert report.failed == ("time",) and report.p95_ms["task"] > 25
+
+
+def test_an_environment_says_how_slow_it_may_be() -> None:
+    env = MyEnv()
+    env.spec = msgspec.structs.replace(env.spec, p95_ms=0.0)
+    report = check(env, tasks=2)
+    assert report.failed == ("time",) and "limit 0 ms" in report.checks[-1].detail
 
 
 def test_a_class_that_a_fresh_process_cannot_make_is_told() -> None:

@@ -40,7 +40,7 @@ def test_options_reach_the_environment() -> None:
     ("name", "line"),
     [
         ("chian", "unknown environment 'chian'; did you mean chain?"),
-        ("zzz", "unknown environment 'zzz'; valid: chain, jsonl, sums"),
+        ("zzz", "unknown environment 'zzz'; valid: chain, dsl, jsonl, python, sums"),
         ("", "unknown environment ''"),
         ("..:Thing", "a scratch file is named module:Class"),
         ("a\0b:Thing", "a scratch file is named module:Class"),
@@ -95,7 +95,7 @@ def test_entry_points_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None
         EntryPoint("chain", "envs.template.my_env:MyEnv", envs.GROUP),  # a name of ours stays ours
     ]
     monkeypatch.setattr(envs, "entry_points", lambda group: theirs if group == envs.GROUP else [])
-    assert envs.names() == ("chain", "sums", "jsonl", "theirs")
+    assert envs.names() == (*envs.BUILTIN, "theirs")
     assert envs.make("theirs").spec.name == "my_env"
     assert isinstance(envs.make("chain"), Chain)
     with pytest.raises(UnknownEnv, match="did you mean theirs"):
