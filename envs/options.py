@@ -35,20 +35,22 @@ def fraction(env: str, option: str, value: Any) -> float:
 
 def bounds(env: str, option: str, value: Sequence[int], *, least: int, most: int) -> tuple[int, int]:
     """The value, if it is a pair (smallest, largest) within bounds."""
-    pair = tuple(value) if isinstance(value, (list, tuple)) else ()
-    whole_pair = len(pair) == 2 and all(type(v) is int for v in pair)
-    if not whole_pair or not least <= pair[0] <= pair[1] <= most:
-        raise EnvUserError(
-            f"{env}: option {option} must be two whole numbers from {least} to {most}, the smaller first, got {value!r}"
-        )
-    return pair[0], pair[1]
+    return _two(env, option, value, least, most, ordered=True)
 
 
 def pair(env: str, option: str, value: Sequence[int], *, least: int, most: int) -> tuple[int, int]:
     """The value, if it is two whole numbers within bounds, in any order."""
+    return _two(env, option, value, least, most, ordered=False)
+
+
+def _two(env: str, option: str, value: Sequence[int], least: int, most: int, *, ordered: bool) -> tuple[int, int]:
     found = tuple(value) if isinstance(value, (list, tuple)) else ()
-    if len(found) != 2 or any(type(v) is not int or not least <= v <= most for v in found):
-        raise EnvUserError(f"{env}: option {option} must be two whole numbers from {least} to {most}, got {value!r}")
+    whole_ones = len(found) == 2 and all(type(v) is int and least <= v <= most for v in found)
+    if not whole_ones or (ordered and found[0] > found[1]):
+        order = ", the smaller first" if ordered else ""
+        raise EnvUserError(
+            f"{env}: option {option} must be two whole numbers from {least} to {most}{order}, got {value!r}"
+        )
     return found[0], found[1]
 
 

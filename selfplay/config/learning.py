@@ -146,7 +146,8 @@ class Update:
     row_tokens: int = 128
     """Tokens T of a packed row; raised to the longest trajectory's next multiple of 64 where needed."""
     shared_prefix: bool = True
-    """Compute a prompt that several attempts in a row share once; the numbers change by rounding only."""
+    """Compute a prompt that several attempts in a row share once: row_tokens must hold the prompt and some of its
+    attempts (a row as short as the longest trajectory holds one). The numbers change by rounding only."""
     interference_every: int = 10
     """Every so many steps the gradients of the roles are compared; 0 = never."""
 
