@@ -223,15 +223,16 @@ def test_nothing_heavy_is_imported_before_it_is_needed(argv: list[str]) -> None:
     assert done.stdout.endswith("heavy: []\n")
 
 
-def test_a_mesh_of_two_trains_on_a_laptop(tmp_path: Path) -> None:
+def test_a_mesh_of_two_trains_on_a_laptop(random_model: Path, tmp_path: Path) -> None:
     """The CPU stands in for two devices: one step through the command line, with the sampler on the same mesh."""
     flags = (
         "--mesh.fsdp 2 --cluster.actors 0 --cluster.threads 2 --schedule.generations 1 "
         "--schedule.steps-per-generation 1 --acquire.units 1 --acquire.tasks-per-unit 4 --propose.per-ask 4 "
         "--acquire.group-size 4 --evaluate.tasks 4 --evaluate.tasks-between 4 --envs.chain.difficulties 5 "
-        "--roles.solve.max-new-tokens 32"
+        "--roles.solve.max-new-tokens 32 --update.filter none"
     )
     command = [sys.executable, "-m", "selfplay.cli", "train", "quickstart", "--out", str(tmp_path / "run")]
+    command += ["--policies.main.model", str(random_model)]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     subprocess.run([*command, *flags.split()], check=True, env=environment, capture_output=True, timeout=300)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

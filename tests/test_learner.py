@@ -103,7 +103,7 @@ def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight
     assert any(not np.array_equal(a, b) for a, b in zip(base, arrays, strict=False))
 
 
-@pytest.mark.parametrize("actors", [1, 3])
+@pytest.mark.parametrize("actors", [pytest.param(1, marks=pytest.mark.proof), 3])
 def test_any_number_of_actors_gives_the_same_bits(actors: int, small: Run, straight: Path, tmp_path: Path) -> None:
     run = replace(small, cluster=replace(small.cluster, actors=actors))
     train(run, tmp_path / "run")

@@ -76,7 +76,7 @@ def test_what_lasts_is_what_the_compiled_programs_hold(shape, lora):
 
 def test_scratch_from_two_depths_is_that_of_the_whole_program(monkeypatch):
     monkeypatch.setitem(SCRATCH, "compiled", compiled_scratch)
-    one = subject(replace(SMALL, layers=3, sliding_layers=()), fsdp=2, logit_chunk=16)
+    one = subject(replace(SMALL, layers=3, sliding_layers=()), logit_chunk=16)
     whole = compiled_scratch(one, 3, 2, 64)
     assert Scratch(one, "compiled", 2, 64).asked() == pytest.approx(whole, rel=0.15)
 
@@ -186,9 +186,9 @@ def test_fewer_blocks_keep_both_kinds():
 
 
 def test_the_abstract_scratch_grows_with_rows_and_shrinks_with_remat():
-    looks = {remat: SCRATCH["abstract"](subject(SMALL, remat=remat), 3, 16, 128) for remat in ("none", "block")}
+    looks = {remat: SCRATCH["abstract"](subject(SMALL, remat=remat), 2, 16, 128) for remat in ("none", "block")}
     assert looks["block"] < 0.9 * looks["none"]
-    assert SCRATCH["abstract"](subject(SMALL), 3, 32, 128) > 1.6 * looks["none"]
+    assert SCRATCH["abstract"](subject(SMALL), 2, 32, 128) > 1.6 * looks["none"]
 
 
 # ---------------------------------------------------------------- models and mistakes

@@ -171,6 +171,7 @@ def test_micro_batches_padding_and_row_order_change_nothing(full):
     assert_trees_close(micro.gradients(state, batch), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.proof  # the short form is in test_scaling.py
 def test_one_and_eight_devices_agree(full, params):
     updater, made, _, batch, (gradient, critic_gradient) = full
     eight = Updater(CONFIG, FULL, ROLES, make_mesh(4, 2))

@@ -37,7 +37,7 @@ def _batch(rows, length=10):
     return {"ids": ids, "positions": positions, "segment_ids": np.ones_like(ids), "weights": weights}
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1, 1), marks=pytest.mark.proof), (2, 2, 2)])
 def test_loss_and_gradients_agree_on_one_and_eight_devices(shape):
     params, batch = random_params(QWEN3), _batch(8)
     step = jax.jit(jax.value_and_grad(_loss))
