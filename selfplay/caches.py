@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Cache
+from selfplay.models.decoder import Cache, with_slots
 
 TOKEN_BUCKET = 32
 """Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
@@ -72,30 +72,25 @@ def merge(pieces: Sequence[tuple[Cache, np.ndarray]], slots: int) -> Cache:
 
 @partial(jax.jit, static_argnames="slots")
 def _gather(caches: list[Cache], homes: list[np.ndarray], *, slots: int) -> Cache:
-    def one(*pieces: jax.Array) -> jax.Array:
-        first, *later = (_pad_slots(piece, slots) for piece in pieces)
-        for rows, home in zip(later, homes, strict=True):
-            first = first.at[home].set(rows, mode="drop")
-        return first
-
-    merged: Cache = jax.tree.map(one, *caches)
-    return merged
+    first, *later = (_with_slots(cache, slots) for cache in caches)
+    for cache, home in zip(later, homes, strict=True):
+        first = jax.tree.map(lambda whole, rows, home=home: whole.at[home].set(rows, mode="drop"), first, cache)
+    return first
 
 
 @partial(jax.jit, static_argnames="slots")
 def grow(cache: Cache, *, slots: int) -> Cache:
-    grown: Cache = jax.tree.map(lambda x: _pad_slots(x, slots), cache)
-    return grown
+    """The cache with empty slots behind those that there are, up to `slots`."""
+    return _with_slots(cache, slots)
 
 
-def _pad_slots(x: Float[Array, "R K S H"], slots: int) -> Float[Array, "R K T H"]:
-    """Empty slots behind those that there are, up to `slots`."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
+def _with_slots(cache: Cache, slots: int) -> Cache:
+    return [with_slots(layer, slots) for layer in cache]
 
 
 def slots_of(cache: Cache) -> int:
     """How many tokens a row of the cache has room for."""
-    return cache[0][0].shape[2]
+    return cache[0][1].shape[2]
 
 
 def cache_bytes(

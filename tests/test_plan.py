@@ -117,7 +117,8 @@ def test_weights_that_a_decode_gathers_are_counted():
     def split(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=by_rows)
 
-    cache = [(split(rows, config.kv_heads, 64, config.head_dim),) * 2] * config.layers
+    keys, values = (config.head_dim, 64), (64, config.head_dim)
+    cache = [tuple(split(rows, config.kv_heads, *shape) for shape in (keys, values))] * config.layers
     state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), cache)
     arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
     held = _segment.lower(config, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 import selfplay.sampler as sampler_module
+from selfplay.caches import slots_of
 from selfplay.draw import draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
@@ -131,7 +132,7 @@ def test_a_cache_that_grows_equals_a_fresh_forward(params, fresh):
     growing.load(REF, params)
     spec = SamplingSpec(max_new_tokens=96, temperature=2.0)
     done, context = growing.start(REF, prompts(8), keys(32), spec, attempts=4)
-    assert {cache[0][0].shape[2] for cache, _ in context.pieces} == {64, 128}
+    assert {slots_of(cache) for cache, _ in context.pieces} == {64, 128}
     sizes = [ids.size for ids in context.ids]
     assert min(sizes) < 64 < max(sizes)
     for row in np.argsort(sizes)[[0, 1, 2, -3, -2, -1]]:

@@ -29,8 +29,8 @@ from selfplay.models.rope import rope, rotate
 Params: TypeAlias = dict[str, Any]
 """Nested dict of arrays; names as in `sharding.PARAMETER_SPECS`."""
 
-LayerCache: TypeAlias = tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]
-"""Rotated keys, and values, of one layer; heads before slots, so that a decode step is a plain batched product."""
+LayerCache: TypeAlias = tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]
+"""Rotated keys, and values, of one layer: what a decode step sums over, width and slots, lies before what it keeps."""
 
 Cache: TypeAlias = list[LayerCache]
 
@@ -118,8 +118,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
-        if cache is not None:
-            k, v = write(cache[0], k, place.positions), write(cache[1], v, place.positions)
+        k, v = (k.swapaxes(2, 3), v) if cache is None else write(cache, k, v, place.positions)  # [B K H S], [B K S H]
         y = attend(q, k, v, place.mask, scale=(c.query_scale or c.head_dim) ** -0.5, softcap=c.attn_softcap)
         return self.o(y.reshape(*x.shape[:2], -1)), (k, v)
 
@@ -232,7 +231,7 @@ def _nearby(place: Place, slots: Int[Array, "..."], config: ModelConfig) -> Plac
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B K S H"],
+    k: Float[Array, "B K H S"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     *,
@@ -244,7 +243,7 @@ def attend(
     if t == 1:
         return _attend_one(q, k, v, mask, scale, softcap)
     grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
-    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("btkgh,bkhs->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
     scores = jnp.where(mask[:, None, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
@@ -252,27 +251,28 @@ def attend(
 
 def _attend_one(
     q: Float[Array, "B 1 N H"],
-    k: Float[Array, "B K S H"],
+    k: Float[Array, "B K H S"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B 1 S"],
     scale: float,
     softcap: float | None,
 ) -> Float[Array, "B 1 N H"]:
-    """`attend` of a decode step: a product with one row is a sum, and as such reads the keys once, in vector loops."""
+    """`attend` of a decode step: a product with one row is a sum over the keys' width, in vectors along the slots."""
     b, _, n, h = q.shape
-    grouped = q.reshape(b, k.shape[1], -1, 1, h)  # [B K G 1 H]
-    scores = jnp.sum(grouped * k[:, :, None], axis=-1, dtype=jnp.float32) * scale  # [B K G S]
+    grouped = q.reshape(b, k.shape[1], -1, h, 1)  # [B K G H 1]
+    scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G S]
     scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
 
 
 def write(
-    slots: Float[Array, "B K S H"], new: Float[Array, "B K T H"], positions: Int[Array, "B T"]
-) -> Float[Array, "B K S H"]:
-    """Put each row's new keys or values into the slots of their positions; positions past the end are dropped."""
-    rows, heads = jnp.arange(new.shape[0])[:, None, None], jnp.arange(new.shape[1])[None, :, None]
-    return slots.at[rows, heads, positions[:, None]].set(new, mode="drop", unique_indices=True)
+    layer: LayerCache, keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], positions: Int[Array, "B T"]
+) -> LayerCache:
+    """Put each row's new keys and values into the slots of their positions; positions past the end are dropped."""
+    rows, heads, slots = jnp.arange(len(keys))[:, None, None], jnp.arange(keys.shape[1])[:, None], positions[:, None]
+    kept = layer[0].at[rows, heads, :, slots].set(keys, mode="drop", unique_indices=True)
+    return kept, layer[1].at[rows, heads, slots].set(values, mode="drop", unique_indices=True)
 
 
 @lru_cache
@@ -331,8 +331,14 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
     hidden, written = _decoder(config, params)(ids, positions, mask)
-    room = ((0, 0), (0, 0), (0, slots - width), (0, 0))
-    return last_hidden(hidden, lengths), [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in written]
+    return last_hidden(hidden, lengths), [with_slots(layer, slots) for layer in written]
+
+
+def with_slots(layer: LayerCache, slots: int) -> LayerCache:
+    """A layer's cache with empty slots behind those that there are, up to `slots`."""
+    keys, values = layer
+    more = (0, slots - values.shape[2])
+    return jnp.pad(keys, ((0, 0), (0, 0), (0, 0), more)), jnp.pad(values, ((0, 0), (0, 0), more, (0, 0)))
 
 
 def extend(
@@ -347,7 +353,7 @@ def extend(
     Right-padded tokens are harmless: the slots that they touch are written again before anything sees them.
     """
     positions = start[:, None] + jnp.arange(ids.shape[1])  # [B T]
-    slots = cache[0][0].shape[2]
+    slots = cache[0][1].shape[2]
     mask = jnp.arange(slots) <= positions[:, :, None]  # [B T S]
     return _decoder(config, params)(ids, positions, mask, cache)
 
