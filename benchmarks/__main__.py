@@ -30,6 +30,7 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
+SHARED = {"micro_rows": 2, "row_tokens": 576}  # a row holds a prompt and its eight answers
 COMMANDS = {
     "rollout": Command(
         "rollout", "tokens drawn a second, all of one length", {"batch": 32, "prompt_tokens": 64, "new_tokens": 128}
@@ -43,9 +44,9 @@ COMMANDS = {
         "update", "tokens trained a second", {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128}
     ),
     "update-grouped": Command(
-        "update_grouped", "the same for groups that share a prompt", GROUPS | {"micro_rows": 4, "row_tokens": 128}
+        "update_grouped", "the same for groups that share a prompt", GROUPS | SHARED
     ),
-    "step": Command("step", "a whole on-policy step by phase", GROUPS | {"micro_rows": 4, "row_tokens": 128}),
+    "step": Command("step", "a whole on-policy step by phase", GROUPS | SHARED),
 }
 LISTED = {name: command.summary for name, command in COMMANDS.items()} | {
     "memory": "bytes a device holds, from the compiled programs (docs/scaling.md)"
