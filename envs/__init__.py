@@ -21,6 +21,8 @@ BUILTIN = {
     "dsl": "envs.dsl:Dsl",
     "python": "envs.python:Python",
     "jsonl": "envs.jsonl:Jsonl",
+    "kuhn": "envs.kuhn:Kuhn",
+    "tictactoe": "envs.tictactoe:TicTacToe",
 }
 """Name -> module:Class, imported when first made."""
 
