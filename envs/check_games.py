@@ -10,7 +10,8 @@ from envs.junk import HUGE, JUNK
 from envs.promises import Broken, Skip, need
 
 MAX_TURNS = 10_000
-MOST_STATES = 5_000
+MOST_STATES = 500
+"""That one game may be in by what its seats were told; a game of more is followed no further."""
 FEW = 12
 """Tasks that every junk text is tried on."""
 
