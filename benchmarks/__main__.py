@@ -49,7 +49,9 @@ COMMANDS = {
     "step": Command("step", "a whole on-policy step by phase", GROUPS | SHARED),
 }
 LISTED = {name: command.summary for name, command in COMMANDS.items()} | {
-    "memory": "bytes a device holds, from the compiled programs (docs/scaling.md)"
+    "memory": "bytes a device holds, from the compiled programs (docs/scaling.md)",
+    "save": "a benchmark's model as a Hugging Face folder, for others to open",
+    "beside": "ours and another's work by turns, and the ratio (docs/performance.md)",
 }
 
 
@@ -63,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in LISTED:
             raise UserError(f"unknown benchmark {args[0]!r}; {nearest(args[0], LISTED)}")
-        if args[0] == "memory":
-            importlib.import_module("benchmarks.memory").main(args[1:])
+        if args[0] not in COMMANDS:
+            importlib.import_module(f"benchmarks.{args[0]}").main(args[1:])
         else:
             print(json.dumps(measure(args[0], args[1:])))
     except (SelfplayError, KeyboardInterrupt) as error:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import floor
+from benchmarks.figures import random_ids, spreads
 from benchmarks.machine import machine
-from benchmarks.subject import Subject, random_ids, seconds, spreads
+from benchmarks.subject import Subject, seconds
 from benchmarks.work import rollout_seconds
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.sampler import LocalSampler
@@ -23,7 +24,8 @@ from selfplay.written import Completion
 def run(subject: Subject, *, batch: int, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """Tokens a second of whole calls, each with new weights, beside the roofline and the floor of the same moment."""
     subject = subject.ending_at()
-    draw = Draw(subject, random_ids(subject, batch, prompt_tokens), SamplingSpec(max_new_tokens=new_tokens))
+    prompts = random_ids(subject.config.vocab_size, batch, prompt_tokens)
+    draw = Draw(subject, prompts, SamplingSpec(max_new_tokens=new_tokens))
     products = _floor(subject, batch, prompt_tokens, new_tokens)
     tokens, itemsize = batch * new_tokens, jnp.dtype(subject.dtype).itemsize
     first, _ = draw(0)

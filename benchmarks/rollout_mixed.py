@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import random_ids, spread, spreads
 from benchmarks.rollout import Draw
-from benchmarks.subject import Subject, random_ids, spread, spreads
+from benchmarks.subject import Subject
 from selfplay.records import SamplingSpec
 
 
@@ -27,7 +28,8 @@ def run(
     Some tokens, the same for all rows, end a completion, so lengths are about geometric with this mean, up to
     new_tokens; which tokens is found by drawing without an end once.
     """
-    prompts, spec = random_ids(subject, tasks, prompt_tokens), SamplingSpec(max_new_tokens=new_tokens, slots=slots)
+    prompts = random_ids(subject.config.vocab_size, tasks, prompt_tokens)
+    spec = SamplingSpec(max_new_tokens=new_tokens, slots=slots)
     _, free = Draw(subject.ending_at(), prompts, spec, group)(0)
     subject = subject.ending_at(*ends(np.stack([completion.ids for completion in free]), mean_tokens))
     draw = Draw(subject, prompts, spec, group)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 import envs
-from benchmarks.subject import Subject, spreads
+from benchmarks.figures import spreads
+from benchmarks.subject import Subject
 from benchmarks.update import peak_bytes, settings
 from selfplay.acquire import Speaker
 from selfplay.actor import Actor

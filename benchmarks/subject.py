@@ -1,15 +1,14 @@
-"""What is measured: a model, sequences for it, and how figures are summed up."""
+"""What is measured: a model and its weights."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from selfplay.models import ModelConfig, Params, Tokenizer, init_params, load, printable_ascii
 
@@ -51,25 +50,8 @@ def open_subject(name: str, dtype: str) -> Subject:
     return Subject(model.config, model.params, model.tokenizer, dtype)
 
 
-def random_ids(subject: Subject, rows: int, tokens: int) -> list[np.ndarray]:
-    """Distinct sequences [tokens] int32 of ordinary tokens."""
-    first = min(4, subject.config.vocab_size - 1)
-    drawn = np.random.default_rng(0).integers(first, subject.config.vocab_size, (rows, tokens))
-    return list(drawn.astype(np.int32))
-
-
 def seconds(work: Callable[[], object]) -> float:
     """How long a piece of work takes, until its arrays are there."""
     began = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - began
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and extremes of a figure's repeats."""
-    return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values))}
-
-
-def spreads(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The same for every figure of the repeats."""
-    return {name: spread([row[name] for row in rows]) for name in rows[0]}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +11,9 @@ import numpy as np
 from msgspec import structs
 
 from benchmarks import floor
+from benchmarks.figures import process_peak_bytes, random_ids, spreads
 from benchmarks.machine import machine
-from benchmarks.subject import Subject, random_ids, seconds, spreads
+from benchmarks.subject import Subject, seconds
 from benchmarks.work import forward_flops
 from envs.base import Verdict
 from selfplay.config import RoleConfig, Update
@@ -30,7 +29,7 @@ def run(
     subject: Subject, *, sequences: int, tokens: int, micro_rows: int, row_tokens: int, repeats: int
 ) -> dict[str, Any]:
     """Tokens a second of a PPO step (forward, backward, AdamW) in which every token but the first was chosen."""
-    texts = random_ids(subject, sequences, tokens)
+    texts = random_ids(subject.config.vocab_size, sequences, tokens)
     flops = 3 * forward_flops(subject.config, sequences, 0, tokens, logits=sequences * (tokens - 1))
     products = gradient_floor(subject, sequences * tokens, sequences * (tokens - 1), micro_rows * row_tokens)
     update = settings(micro_rows, row_tokens)
@@ -140,5 +139,4 @@ def peak_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return process_peak_bytes()

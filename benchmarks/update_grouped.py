@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.subject import Subject, random_ids
+from benchmarks.figures import random_ids
+from benchmarks.subject import Subject
 from benchmarks.update import gradient_floor, measure, settings
 from benchmarks.work import forward_flops
 from selfplay.models import ModelConfig
@@ -24,8 +25,8 @@ def run(
     repeats: int,
 ) -> dict[str, Any]:
     """As `update`; a prompt counts in tokens_per_s with every attempt, and in FLOPs and the floor once a group."""
-    prompts = random_ids(subject, tasks, prompt_tokens)
-    answers = random_ids(subject, tasks * group, new_tokens)
+    prompts = random_ids(subject.config.vocab_size, tasks, prompt_tokens)
+    answers = random_ids(subject.config.vocab_size, tasks * group, new_tokens)
     sequences = [
         (np.concatenate([prompts[i // group], answer]), prompt_tokens, i // group) for i, answer in enumerate(answers)
     ]
