@@ -17,10 +17,18 @@ ALL = (
     "quickstart",
     "quickstart-frozen",
     "quickstart-ppo",
+    "azr",
+    "azr-frozen",
+    "azr-released",
     "expert-iteration",
+    "memory",
     "pretrained",
     "rlvr",
     "rlvr-band",
+    "rzero",
+    "soc",
+    "spin",
+    "star",
     "yoked",
 )
 
