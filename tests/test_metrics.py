@@ -100,10 +100,8 @@ def test_the_doc_states_the_thresholds_in_force():
         numbers = {float(n) for n in re.findall(r"\d+(?:\.\d+)?", line)}
         wanted = {v for v in vars(limits.of(name)).values() if isinstance(v, float)}
         assert wanted <= numbers, name
-    assert (
-        f"`alarms.window` = {limits.window}" in text
+    assert f"`alarms.window` = {limits.window}" in text
     assert f"`alarms.most_roll_backs` = {limits.most_roll_backs}" in text
-    )
 
 
 @pytest.mark.parametrize(
