@@ -41,6 +41,7 @@ from envs.dsl_rules import (
     on_probes,
     says_nothing,
 )
+from envs.dsl_said import said_task
 from envs.dsl_syntax import infix_value, read_infix, write_infix
 
 MODES = ("deduce", "abduce", "induce")
@@ -222,13 +223,7 @@ class Dsl(SingleTurn):
                 family = family_text(known, found)
                 held_out = split_of("dsl", family) != "train"
                 return None if held_out else self._task("train", seed, -1, problem, family, "proposed", parents)
-        said = text.strip()[: 2 * self.max_answer]
-        end = {"deduce": "=", "abduce": "@", "induce": "?"}[mode]
-        return Task(
-            env="dsl", env_version=self.spec.version, split="train", seed=seed, index=-1, mode=mode, difficulty=0,
-            prompt=(Message("user", said + end),), payload={"said": said}, content=f"said | {said}",
-            family=f"said | {said}", origin="proposed", parents=parents,
-        )  # fmt: skip
+        return said_task(mode, text.strip()[: 2 * self.max_answer], self.spec.version, seed, parents)
 
     def _varied(self, rng: random.Random, draw: Draw, count: int, found: Evaluation) -> Iterator[Program]:
         """A random program in which every operator counts, and variations of it, most of which are such too.

@@ -407,18 +407,12 @@ class Learner:
 
         What was spent stays spent: tokens, episodes and minutes count on.
         """
-        old = self.state
-        target = self.generations.newest(before=old.generation)
-        if target == old.rolled_to:
-            target = self.generations.newest(before=target) if target else target
-        if target is None:
-            raise ValueError("a run that trains has generation 0")
-        for later in [g for g in self.generations.all() if g > target]:
-            self.generations.remove(later)
+        old, minutes = self.state, self._minutes()
+        target = self.generations.earlier(old.generation, tried=old.rolled_to)
+        self.generations.remove_after(target)
         self._take_up(target)
         new = self.state
-        new.tokens, new.episodes, new.minutes = old.tokens, old.episodes, self._minutes()
-        new.roll_backs, new.rolled_to = old.roll_backs + 1, target
+        new.note_roll_back(old, target, minutes=minutes)
         self._base_step = new.step
         self._say(f"{self.heed.reason}: back to generation {target}, step {new.step}, with other draws")
         self.heed.forget()

@@ -40,6 +40,11 @@ class State:
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
     memory: Memory = field(default_factory=Memory)
 
+    def note_roll_back(self, left: State, target: int, *, minutes: float) -> None:
+        """This is the state of generation `target` again, after `left`: what that one has spent stays spent."""
+        self.tokens, self.episodes, self.minutes = left.tokens, left.episodes, minutes
+        self.roll_backs, self.rolled_to = left.roll_backs + 1, target
+
     def record(self) -> dict[str, Any]:
         """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
         summary = {name: v if np.isfinite(v) else None for name, v in self.summary.items()}

@@ -422,8 +422,6 @@ def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -
         assert all(r["retry/tasks"] > 0 for r in steps)
     if name == "spin":  # log 2 where policy and opponent are one, but for the second optimizer step
         assert abs(steps[0]["policy/loss"] - np.log(2)) < 0.05 and steps[1]["policy/loss"] < steps[0]["policy/loss"]
-    if name == "soc":  # a random model proposes nothing that runs, and the gate is off
-        assert all(r["propose/leaked_frac"] > 0.5 and np.isfinite(r["vote/excess"]) for r in steps)
     if name == "rzero":
         assert {e.solver.policy for e in opened.state.archive if e.solver} == {"main"}
         assert {e.proposer.policy for e in opened.state.archive if e.proposer} == {"challenger"}
@@ -431,11 +429,11 @@ def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -
         assert steps_taken["challenger"] > 0 and all("vote/share" in r for r in steps)
     if name == "memory":
         assert all(same) and opened.state.memory.digest
-        assert {e.solver.memory for e in opened.state.archive if e.solver} >= {""}
+        assert {bool(e.solver.memory) for e in opened.state.archive if e.solver} == {False, True}  # step 1, step 2
         assert len(opened.state.memory.lessons) == steps[-1]["memory/lessons"]
 
 
-COVERED = ("quickstart", "rlvr", "pretrained", "azr", "azr-frozen", "azr-released")
+COVERED = ("quickstart", "rlvr", "pretrained", "azr", "azr-frozen", "azr-released", "soc")
 """Recipes whose every path through the loop another test or recipe takes."""
 
 
@@ -443,7 +441,7 @@ COVERED = ("quickstart", "rlvr", "pretrained", "azr", "azr-frozen", "azr-release
 def test_every_recipe_runs(name: str, random_model: Path, straight: Path, tmp_path: Path) -> None:
     flags = ["--schedule.generations 1"] + [f"--acquire.yoked-run {straight}"] * (name == "yoked")
     flags += ["--schedule.turns.propose 1 --schedule.turns.solve 1"] * (name == "rzero")
-    run = small_run(name, random_model, *flags, env="dsl" if name == "soc" else toy_env.NAME)
+    run = small_run(name, random_model, *flags)
     train(run, tmp_path / "run")
     steps = read_metrics(tmp_path / "run", "step")
     assert len(steps) == 2 and all(np.isfinite(r["policy/grad_norm"]) for r in steps if name != "memory")
