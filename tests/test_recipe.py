@@ -82,6 +82,13 @@ def test_controls_differ_in_the_fewest_fields() -> None:
         "update.filter",
         "roles.solve.credit.centre",
     }
+    azr = flat(plain(recipe.resolve("azr")))
+    changed = {
+        name: {k for k, v in flat(plain(recipe.resolve(name))).items() if azr.get(k) != v} - {"recipe"}
+        for name in ("azr-frozen", "azr-released")
+    }
+    assert changed["azr-frozen"] == {"roles.propose.trainable"}
+    assert changed["azr-released"] == {"propose.pay_at_zero", "propose.pay_at_one", "update.clip_eps_high"}
     centres = {"roles.propose.credit.centre", "roles.solve.credit.centre"}
     assert difference("quickstart-ppo") == centres | {"update.critic.kind"}
 
