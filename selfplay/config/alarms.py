@@ -15,7 +15,7 @@ Action = Literal["log", "stop", "roll_back"]
 class Alarm:
     """One alarm; what its limit bounds is in docs/metrics.md."""
 
-    limit: float
+    limit: float = 0.0
     """Rings beyond this."""
     action: Action = "log"
     """log = the curve and a line in log.txt; stop = end the run in good order; roll_back = return to the last
@@ -28,6 +28,8 @@ class Mismatch(Alarm):
 
     limit: float = 0.05
     """Most mismatch/logp_absdiff_mean, nats."""
+    action: Action = "log"
+    """As of any alarm."""
     least_ess: float = 0.5
     """Least mismatch/ess."""
 
@@ -38,6 +40,8 @@ class Forgetting(Alarm):
 
     limit: float = 0.05
     """Most that dev pass@1 may lie below its best."""
+    action: Action = "log"
+    """As of any alarm."""
     mastered: float = 0.9
     """Best dev pass@1 from which a difficulty counts."""
 
@@ -75,7 +79,9 @@ class Alarms:
     zero_gradient: Alarm = _alarm(0.9)
     """Most group/zero_adv_frac; a policy/grad_norm of exactly 0 rings too."""
     mismatch: Mismatch = field(default_factory=Mismatch)
+    """Of sampler and learner."""
     forgetting: Forgetting = field(default_factory=Forgetting)
+    """Of what was mastered."""
 
     def __post_init__(self) -> None:
         check(self.window >= 1, "alarms.window", ">= 1", self.window)
