@@ -258,6 +258,17 @@ class Game(Env, Protocol):
         """Scripted players by name: `random` always; `perfect` or `equilibrium` where known."""
 
 
+@runtime_checkable
+class Unchecked(Proposable, Protocol):
+    """An environment that can make a task of a proposal without any check: to study what checks are worth."""
+
+    def unchecked(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | None:
+        """The task that a rejected proposal would be. Total. Where there is no truth to derive, no answer is right.
+
+        None where there is no such task either, as in a held-out family.
+        """
+
+
 class SingleTurn:
     """Base class that gives the Episode for free: write `spec`, `task`, `parse`, `verify` and `gold`."""
 

@@ -41,6 +41,7 @@ from envs.dsl_rules import (
     on_probes,
     says_nothing,
 )
+from envs.dsl_said import said_task
 from envs.dsl_syntax import infix_value, read_infix, write_infix
 
 MODES = ("deduce", "abduce", "induce")
@@ -160,6 +161,8 @@ class Dsl(SingleTurn):
         if answer is None:
             return UNPARSED
         payload = task.payload
+        if "said" in payload:  # of an unchecked proposal that cannot be run: there is no truth
+            return WRONG
         if task.mode == "deduce":
             return OK if answer == _value(payload["output"]) else WRONG
         if task.mode == "abduce":
@@ -168,18 +171,22 @@ class Dsl(SingleTurn):
             return OK if fits and run(known, answer, modulus) == _value(payload["output"]) else WRONG
         return _induced(payload, answer)
 
-    def gold(self, task: Task) -> str:
-        return self.form.worked(_problem_of(task))
+    def gold(self, task: Task) -> str | None:
+        return None if "said" in task.payload else self.form.worked(_problem_of(task))
 
     def ask(self, mode: str, shown: Sequence[Task], seed: int) -> tuple[Message, ...]:
         return (Message("user", self.form.ask(mode, [self.offer(task) for task in shown], self)),)
 
     def offer(self, task: Task) -> str:
+        if "said" in task.payload:
+            return str(task.payload["said"])
         problem = _problem_of(task)
         return self.form.offer(problem.mode, problem.program, problem.given)
 
     def shape(self, task: Task) -> str:
-        """The letters of the operators, whatever their order, numbers and mode."""
+        """The letters of the operators, whatever their order, numbers and mode; ? of a program that cannot be run."""
+        if "said" in task.payload:
+            return "?"
         tree = _program(task.payload["program"]).tree
         return "".join(sorted(OPERATORS[node.op].letter for node in nodes(tree) if node.op in OPERATORS))
 
@@ -201,6 +208,22 @@ class Dsl(SingleTurn):
         if (split := split_of("dsl", family)) != "train":
             return Rejection("held_out", f"its function is in {split}")
         return self._task("train", seed, -1, problem, family, "proposed", tuple(task.key for task in shown))
+
+    def unchecked(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | None:
+        """The task of a proposal as it stands: with its truth where it can be run, else one that no answer solves."""
+        parents = tuple(task.key for task in shown)
+        read = self.form.read_offer(mode, text)
+        problem = None
+        if read is not None and (read[1] is None or value_kind(read[1]) == read[0].takes):
+            known, given = read
+            found = on_probes(known.variable, self.modulus)
+            lawful = known.size <= MAX_PROPOSED and (given is None or within_limits(given, self.modulus))
+            problem = self._problem(mode, known, given) if lawful else None
+            if problem is not None and FAULT not in found.result(known.tree):
+                family = family_text(known, found)
+                held_out = split_of("dsl", family) != "train"
+                return None if held_out else self._task("train", seed, -1, problem, family, "proposed", parents)
+        return said_task(mode, text.strip()[: 2 * self.max_answer], self.spec.version, seed, parents)
 
     def _varied(self, rng: random.Random, draw: Draw, count: int, found: Evaluation) -> Iterator[Program]:
         """A random program in which every operator counts, and variations of it, most of which are such too.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.base import Env, EnvError, Proposable, Rejection, Task, Verdict
+from envs.base import Env, EnvError, Message, Proposable, Rejection, Task, Unchecked, Verdict, Verifiable
 from selfplay.config import Template
 from selfplay.models.tokenizer import Tokenizer
-from selfplay.prompts import pose, posed, prompter
+from selfplay.prompts import Recall, pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.sampler import Sampler
 from selfplay.streams import Stream, python_seed, row_keys
@@ -57,7 +57,7 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
     """
     clock = _Clock()
     proposals = _propose(unit, env, speakers, clock) if unit.kind == "propose" else _given(unit, env)
-    attempts = _solve(unit, env, speakers, proposals.outcomes, clock)
+    attempts, shown = _solve(unit, env, speakers, proposals.outcomes, clock)
     proposable = env if isinstance(env, Proposable) else None
     groups = [
         Group(
@@ -74,6 +74,7 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
             rejection=outcome if isinstance(outcome, Rejection) else None,
             proposal=proposals.trajectories[row],
             attempts=attempts[row],
+            demonstration=shown[row],
             shape=proposable.shape(outcome) if proposable and isinstance(outcome, Task) else "",
             seats=unit.seats,
         )
@@ -88,16 +89,16 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
         raise EnvError(f"environment {unit.env} takes no proposals: it has no ask and admit")
     asks = unit.rows // unit.per_ask
     seeds = [
-        python_seed(unit.seed, Stream.REFERENCES, unit.generation, unit.step, unit.index, ask) for ask in range(asks)
+        python_seed(unit.seed, Stream.REFERENCES, unit.generation, unit.step, unit.place, ask) for ask in range(asks)
     ]
     shown = unit.shown or ((),) * asks
     ref, spec = unit.seats["propose"], unit.sampling["propose"]
     speaker = speakers[ref.policy]
     writer = prompter(unit, "propose", env, speaker.tokenizer)
     prompts = [writer.propose(unit.mode, shown[ask], seeds[ask]) for ask in range(asks)]
-    keys = row_keys(unit.seed, Stream.PROPOSE, unit.generation, unit.step, unit.index, unit.rows)
+    keys = row_keys(unit.seed, Stream.PROPOSE, unit.generation, unit.step, unit.place, unit.rows)
     with clock.sampling():
-        completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.per_ask)
+        completions, _ = speaker.sampler.start(ref.weights, prompts, keys, spec, attempts=unit.per_ask)
     outcomes: list[Task | Rejection] = []
     trajectories: list[Trajectory | None] = []
     with clock.verifying():
@@ -108,8 +109,10 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
                 outcome: Task | Rejection = Rejection("format", "the proposal did not end")
             else:
                 outcome = _fitting(env.admit(unit.mode, said, shown[ask], seeds[ask]), unit, env, speakers)
+            leaked = _leaked(outcome, row, said, shown[ask], seeds[ask], unit, env, speakers)
+            outcome = leaked or outcome
             admitted = isinstance(outcome, Task)
-            verdict = Verdict(float(admitted), "ok" if admitted else "unparsed")
+            verdict = Verdict(float(admitted), "ok" if admitted else "unparsed", {"leaked": 1.0} if leaked else {})
             parent = f"{unit.step}:{unit.index}:{ask}"
             outcomes.append(outcome)
             trajectories.append(
@@ -138,6 +141,27 @@ def _fitting(outcome: Task | Rejection, unit: Unit, env: Env, speakers: Mapping[
     return outcome if len(prompt) <= room else Rejection("bounds", f"the prompt has {len(prompt)} tokens, over {room}")
 
 
+def _leaked(
+    outcome: Task | Rejection,
+    row: int,
+    text: str,
+    shown: Sequence[Task],
+    seed: int,
+    unit: Unit,
+    env: Env,
+    speakers: Mapping[str, Speaker],
+) -> Task | None:
+    """The unchecked task of a proposal that was rejected and that the gate lets through all the same, or None."""
+    if not unit.leak or isinstance(outcome, Task) or outcome.reason == "held_out":
+        return None
+    if not isinstance(env, Unchecked):
+        raise EnvError(f"environment {unit.env} makes no tasks of rejected proposals")
+    draw = python_seed(unit.seed, Stream.GATE, unit.generation, unit.step, unit.place, row) / 2**32
+    task = env.unchecked(unit.mode, text, shown, seed) if draw < unit.leak else None
+    fits = task is not None and isinstance(_fitting(task, unit, env, speakers), Task)
+    return task if fits else None
+
+
 def _given(unit: Unit, env: Env) -> Proposals:
     """The tasks that the unit carries, or those that the environment poses at its indexes."""
     place = posed if unit.kind == "evaluate" else pose  # training never asks for the same place again
@@ -152,18 +176,25 @@ def _given(unit: Unit, env: Env) -> Proposals:
 
 def _solve(
     unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
-) -> list[tuple[Trajectory, ...]]:
-    """G attempts at every task; a rejection is a hole in the same batch."""
+) -> tuple[list[tuple[Trajectory, ...]], list[Trajectory | None]]:
+    """G attempts at every task, and demonstrations where they are wanted; a rejection is a hole in the same batch."""
     ref, spec = unit.seats["solve"], unit.sampling["solve"]
     speaker = speakers[ref.policy]
     writer = prompter(unit, "solve", env, speaker.tokenizer)
-    prompts = [None if isinstance(o, Rejection) else writer.solve(o) for o in outcomes]
+    room = speaker.max_positions - spec.max_new_tokens
+    prompts = [None if isinstance(o, Rejection) else writer.solve(o, *_besides(unit, env, o, room)) for o in outcomes]
+    if unit.hint:  # it is the hint that may leave no room: such a task is not tried again
+        prompts = [None if p is None or len(p) > room else p for p in prompts]
+    demonstrations = [
+        _demonstration(unit, env, speaker, o, p) if unit.demonstrate and isinstance(o, Task) and p is not None else None
+        for o, p in zip(outcomes, prompts, strict=True)
+    ]
     if all(p is None for p in prompts):
-        return [()] * len(prompts)
+        return [()] * len(prompts), demonstrations
     stream = Stream.EVALUATE if unit.kind == "evaluate" else Stream.SOLVE
-    keys = row_keys(unit.seed, stream, unit.generation, unit.step, unit.index, unit.rows * unit.attempts)
+    keys = row_keys(unit.seed, stream, unit.generation, unit.step, unit.place, unit.rows * unit.attempts)
     with clock.sampling():
-        completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.attempts)
+        completions, _ = speaker.sampler.start(ref.weights, prompts, keys, spec, attempts=unit.attempts)
     attempts: list[tuple[Trajectory, ...]] = []
     with clock.verifying():
         for row, (outcome, prompt) in enumerate(zip(outcomes, prompts, strict=True)):
@@ -183,11 +214,40 @@ def _solve(
                         judge(env, outcome, said, truncated=c.finish == "length"),
                         text,
                         task_key=outcome.key,
+                        answer=answer(env, outcome, said) if unit.answers and c.finish != "length" else "",
                     )
                     for c, (text, said) in zip(own, texts, strict=True)
                 )
             )
-    return attempts
+    return attempts, demonstrations
+
+
+def answer(env: Env, task: Task, text: str) -> str:
+    """What the environment reads in a text, as a text by which equal answers are told; empty = nothing."""
+    found = env.parse(task, text) if isinstance(env, Verifiable) else text.strip()
+    return "" if found is None else str(found)
+
+
+def _besides(unit: Unit, env: Env, task: Task, room: int) -> tuple[tuple[Message, ...], Recall | None]:
+    """What a solver reads besides the task: a hint, and what its memory holds of like tasks."""
+    hint: tuple[Message, ...] = ()
+    if unit.hint:
+        gold = env.gold(task) if isinstance(env, Verifiable) else None
+        hint = (Message("user", unit.hint.replace("{answer}", answer(env, task, gold or ""))),)
+    return hint, Recall(unit.lessons, unit.lessons_shown, room) if unit.lessons else None
+
+
+def _demonstration(unit: Unit, env: Env, speaker: Speaker, task: Task, prompt: np.ndarray) -> Trajectory | None:
+    """The environment's own answer after the prompt, ended as a policy ends it; None if there is none or no room."""
+    gold = env.gold(task) if isinstance(env, Verifiable) else None
+    if gold is None:
+        return None
+    ids = np.array([*speaker.tokenizer.encode(gold), speaker.tokenizer.eos_id], np.int32)
+    if len(prompt) + len(ids) > speaker.max_positions:
+        return None
+    written = Completion(ids, np.zeros(len(ids), np.float32), "eos")
+    ref, verdict = unit.seats["solve"], Verdict(env.spec.reward_range[1], "ok")
+    return _trajectory(unit, "solve", ref, prompt, written, verdict, gold, task_key=task.key)
 
 
 def _read(completion: Completion, speaker: Speaker, unit: Unit, role: Role) -> tuple[str, str]:
@@ -227,6 +287,7 @@ def _trajectory(
     *,
     task_key: str = "",
     parent_key: str = "",
+    answer: str = "",
 ) -> Trajectory:
     start, n = len(prompt), len(prompt) + len(completion.ids)
     mask = np.zeros(n, bool)
@@ -244,6 +305,7 @@ def _trajectory(
         finish=(completion.finish,),
         verdict=verdict,
         text=text,
+        answer=answer,
         task_key=task_key,
         parent_key=parent_key,
     )

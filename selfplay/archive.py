@@ -118,7 +118,7 @@ class TaskArchive:
         for group in groups:
             if group.split != "train" or group.kind == "evaluate":
                 raise ValueError(f"the archive takes tasks of training only, got {group.kind} on split {group.split}")
-            if group.task is not None:
+            if group.task is not None and not group.round:  # a follow-up says nothing of how hard a task is
                 self._record(group, group.task)
 
     def count(self, key: str) -> int:

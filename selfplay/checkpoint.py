@@ -86,6 +86,22 @@ class Generations:
             return generation
         return None
 
+    def earlier(self, generation: int, *, tried: int) -> int:
+        """The newest complete generation before one; where that is the one tried last, the one before it, if any.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        found = self.newest(before=generation)
+        if found is None:
+            raise CheckpointError(f"{self.folder} has no complete generation before {generation} to roll back to")
+        return (self.newest(before=found) or 0) if found == tried and found > 0 else found
+
+    def remove_after(self, generation: int) -> None:
+        """Delete all later generations."""
+        for later in [g for g in self.all() if g > generation]:
+            self.remove(later)
+
     def save(
         self,
         generation: int,

@@ -83,10 +83,21 @@ def moving_solve_rates(kept: Mapping[str, float], groups: Iterable[Group], *, de
     """Moving estimate of p by "env/difficulty" from training groups: p <- decay p + (1 - decay) mean."""
     met: dict[str, list[float]] = {}
     for group in groups:
-        if group.task is not None and group.valid:
+        if group.task is not None and group.valid and not group.round:
             met.setdefault(f"{group.env}/{group.task.difficulty}", []).append(group.solve_rate)
     out = dict(kept)
     for name, rates in met.items():
         mean = float(np.mean(rates))
         out[name] = decay * out[name] + (1 - decay) * mean if name in out else mean
     return out
+
+
+def objective_curves(objective: Mapping[str, float]) -> dict[str, float]:
+    """objective/<env>/<difficulty>: the weights of the task mix."""
+    return {f"objective/{_two_parts(name)}": weight for name, weight in objective.items()}
+
+
+def _two_parts(name: str) -> str:
+    """ "env/mode/difficulty" without the mode where the environment has but one to tell apart."""
+    env, _, difficulty = name.rsplit("/", 2)
+    return f"{env}/{difficulty}"

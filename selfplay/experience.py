@@ -13,15 +13,16 @@ from selfplay.config import Run
 from selfplay.metrics.files import Sample, TaskLine
 from selfplay.models import Model
 from selfplay.records import ROLES, Group, Trajectory
-from selfplay.refine import Refined
+from selfplay.refine import Paid, Refined
 from selfplay.standing import STANDINGS
+from selfplay.votes import vote_metrics
 
 NAN = float("nan")
 
 
 def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict[str, float]:
     """Curves of a step, names as in docs/metrics.md; `archive` as it was before this step."""
-    groups = refined.groups
+    groups = [g for g in refined.groups if not g.round]
     proposed = [g for g in groups if g.proposal is not None]
     judged = [g for g in groups if g.valid]
     values: dict[str, float] = {}
@@ -39,13 +40,21 @@ def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict
     attempts = [a for g in groups for a in g.valid]
     for name in sorted({name for a in attempts for name in a.verdict.parts}):
         values[f"reward/part/{name}"] = _mean([a.verdict.parts.get(name, 0.0) for a in attempts])
+    if any(role.judge == "vote" for role in run.roles.values()):
+        values |= vote_metrics(groups)
+    again = [g for g in refined.groups if g.round]
+    if again:
+        values |= {
+            "retry/tasks": len({g.task.key for g in again if g.task}),
+            "retry/solve_rate": _mean([g.solve_rate for g in again if g.valid]),
+        }
     return values | (_proposal_metrics(proposed, archive) if proposed else {})
 
 
 def _role_metrics(refined: Refined) -> dict[str, float]:
     values: dict[str, float] = {}
     for role in ROLES:
-        mine = [(i, p) for i, p in enumerate(refined.paid) if p.trajectory.role == role]
+        mine = [(i, p) for i, p in enumerate(refined.paid) if p.trajectory.role == role and not _again(refined, p)]
         if not mine:
             continue
         values[f"reward/{role}"] = _mean([p.reward for _, p in mine if not p.masked])
@@ -55,12 +64,17 @@ def _role_metrics(refined: Refined) -> dict[str, float]:
         values[f"advantage/{role}_std"] = float(np.std(advantages)) if advantages else NAN
     signal: dict[int, bool] = {}
     for i, p in enumerate(refined.paid):
-        if p.trajectory.role == "solve" and not p.masked:
+        if p.trajectory.role == "solve" and not p.masked and not _again(refined, p):
             signal[p.group] = signal.get(p.group, False) or refined.advantages[i] != 0
     values["group/zero_adv_frac"] = _mean([not s for s in signal.values()])
-    with_attempts = {p.group for p in refined.paid if p.trajectory.role == "solve"}
+    with_attempts = {p.group for p in refined.paid if p.trajectory.role == "solve" and not _again(refined, p)}
     values["group/masked_frac"] = 1 - len(signal) / len(with_attempts) if with_attempts else NAN
     return values
+
+
+def _again(refined: Refined, paid: Paid) -> bool:
+    """Whether it is of a follow-up round, which has curves of its own."""
+    return refined.groups[paid.group].round > 0
 
 
 def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[str, float]:
@@ -72,6 +86,7 @@ def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[s
     values = {f"propose/reject/{reason}": reasons[reason] / len(proposed) for reason in REASONS}
     return values | {
         "propose/valid_frac": len(admitted) / len(proposed),
+        "propose/leaked_frac": _mean(["leaked" in g.proposal.verdict.parts for g in proposed if g.proposal]),
         "propose/learnability": _mean(4 * rates * (1 - rates)),
         "propose/unique_frac": len({t.key for t in tasks}) / len(tasks) if tasks else NAN,
         "propose/largest_cluster_frac": max(shapes.values()) / len(admitted) if admitted else NAN,
@@ -104,7 +119,7 @@ def task_lines(groups: Sequence[Group]) -> list[TaskLine]:
     return [
         TaskLine(step=g.step, unit=g.unit, row=g.row, task=g.task, solve_rate=g.solve_rate if g.valid else None)
         for g in groups
-        if g.task is not None
+        if g.task is not None and not g.round
     ]
 
 
@@ -190,3 +205,14 @@ def _transcript(group: Group, models: Mapping[str, Model]) -> str:
 def _quoted(text: str) -> str:
     """Model text as an indented block, so that nothing in it is read as markup."""
     return "\n".join("    " + line for line in text[:2000].splitlines() or [""])
+
+
+def staleness(refined: Refined, version: int) -> float:
+    """Mean number of versions between `version` and those that the trained trajectories were sampled with."""
+    ages = [version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable]
+    return float(np.mean(ages)) if ages else 0.0
+
+
+def baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Moving baselines by role and key."""
+    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}

@@ -7,7 +7,7 @@ run of one process calls them too, and says nothing to nobody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,10 @@ class Remember(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+class Restart(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
 class Publish(msgspec.Struct, frozen=True, tag=True):
     policy: str
     base: bool
@@ -87,7 +91,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Leave in good order."""
 
 
-Message = Step | Interference | Values | ReferenceLogprobs | Remember | Publish | Save | Restore | Stop | Call
+Message = Step | Interference | Values | ReferenceLogprobs | Remember | Restart | Publish | Save | Restore | Stop | Call
 
 
 class Joint:
@@ -102,12 +106,10 @@ class Joint:
             self.mesh = mesh_of(run)
             self.updaters = {name: self._updater(name, model) for name, model in models.items()}
             self._bases = {name: model.params for name, model in models.items()}
-            keys = {name: stream_key(run.seed, Stream.INIT, i) for i, name in enumerate(sorted(models))}
-            self.policies: dict[str, PolicyState] = {
-                name: updater.init(self._bases[name], keys[name]) for name, updater in self.updaters.items()
-            }
-        kl = run.update.kl
-        self._refers_to_base = kl.place != "none" and kl.reference == "base"
+            self.policies = self._fresh()
+        kl, begin = run.update.kl, run.update.begin
+        referred = kl.place != "none" and kl.reference == "base"
+        self._keeps_base = referred or begin == "base" or run.alarms.rolls_back
         paths = {name: replace(policy, model=str(models[name].path)) for name, policy in run.policies.items()}
         self.worker_spec: dict[str, Any] = {"policies": {name: plain(policy) for name, policy in paths.items()}}
         """What an actor is made from."""
@@ -134,13 +136,31 @@ class Joint:
             references = self._reference(policy) if reference else None
             return self.updaters[policy].interference(self.policies[policy], batches, references)
 
-    def values(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """The critic's values, [n] a trajectory."""
+    def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """The critic's values, [n] a trajectory, each by its own policy."""
+        return self._by_policy(trajectories, self.policy_values)
+
+    def reference_logprobs(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities under the reference of update.kl, [n] a trajectory, each by its own policy's."""
+        return self._by_policy(trajectories, self.policy_reference_logprobs)
+
+    def _by_policy(
+        self, trajectories: Sequence[Trajectory], ask: Callable[[str, Sequence[Trajectory]], list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trajectories)
+        for name in self.policies:
+            mine = [i for i, t in enumerate(trajectories) if t.policy.policy == name]
+            for i, array in zip(mine, ask(name, [trajectories[i] for i in mine]) if mine else [], strict=True):
+                out[i] = array
+        return out
+
+    def policy_values(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """The critic's values of one policy's trajectories."""
         with self.calls.together(Values(policy, list(trajectories))):
             return self.updaters[policy].values(self.policies[policy], trajectories)
 
-    def reference_logprobs(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """Log-probabilities under the reference of update.kl, [n] a trajectory."""
+    def policy_reference_logprobs(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities of one policy's trajectories under its reference."""
         with self.calls.together(ReferenceLogprobs(policy, list(trajectories))):
             return self.updaters[policy].logprobs(self._reference(policy), trajectories)
 
@@ -150,13 +170,18 @@ class Joint:
             with self.calls.together(Remember()):
                 self.previous = {name: self.updaters[name].publish(state) for name, state in self.policies.items()}
 
+    def restart(self) -> None:
+        """Every policy starts again from its base, with a fresh optimizer (and critic)."""
+        with self.calls.together(Restart()):
+            self.policies = self._fresh()
+
     def publish(self, policy: str, *, base: bool = False) -> Params:
         """What is trained, as it is now, or all of the base: to be leased as a version. It lies as the learner has it;
         for actor processes of a learner of several, whole NumPy arrays (at process 0; nothing elsewhere)."""
         with self.calls.together(Publish(policy, base)):
             if not base:
                 params = self.updaters[policy].publish(self.policies[policy])
-            elif self._refers_to_base or self.run.policies[policy].lora.rank:
+            elif self._keeps_base or self.run.policies[policy].lora.rank:
                 params = self._bases[policy]
             else:  # from now on nobody here reads it
                 params = self._bases.pop(policy)
@@ -187,6 +212,10 @@ class Joint:
         """The run is over: let the other processes go."""
         with self.calls.together(Stop()):
             pass
+
+    def _fresh(self) -> dict[str, PolicyState]:
+        keys = {name: stream_key(self.run.seed, Stream.INIT, i) for i, name in enumerate(sorted(self._bases))}
+        return {name: updater.init(self._bases[name], keys[name]) for name, updater in self.updaters.items()}
 
     def _arrays(self) -> dict[str, Any]:
         return {"policies": {name: vars(state) for name, state in self.policies.items()}}
@@ -255,11 +284,13 @@ def _obey(joint: Joint, echo: Echo, message: Message) -> None:
         case Interference(policy, batches, reference):
             joint.interference(policy, batches, reference=reference)
         case Values(policy, trajectories):
-            joint.values(policy, trajectories)
+            joint.policy_values(policy, trajectories)
         case ReferenceLogprobs(policy, trajectories):
-            joint.reference_logprobs(policy, trajectories)
+            joint.policy_reference_logprobs(policy, trajectories)
         case Remember():
             joint.remember()
+        case Restart():
+            joint.restart()
         case Publish(policy, base):
             echo.published[policy] = joint.publish(policy, base=base)
         case Save(generation):

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 import envs
 from selfplay import recipe
@@ -26,18 +24,37 @@ from selfplay.cluster.inprocess import InProcess
 from selfplay.cluster.local import LocalCluster
 from selfplay.compilations import Compilations
 from selfplay.config import Run
-from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
-from selfplay.experience import archive_metrics, experience_metrics, panels, samples, task_lines
+from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, objective_curves, scores
+from selfplay.experience import (
+    archive_metrics,
+    baseline_curves,
+    experience_metrics,
+    panels,
+    samples,
+    staleness,
+    task_lines,
+)
+from selfplay.heed import Heed
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.records import ROLES, Group, PolicyRef, Role, Unit
 from selfplay.refine import Refined, refine
+from selfplay.refiners import REFINERS, check_refiner
 from selfplay.state import State
-from selfplay.streams import Stream, python_seed
-from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
+from selfplay.streams import Stream, draw_seed, python_seed
+from selfplay.units import (
+    World,
+    check_room,
+    evaluation_units,
+    load_yoked,
+    planned_sequences,
+    seed_groups,
+    step_units,
+    uniform_objective,
+)
 from selfplay.watch import Watch
 
 
@@ -56,18 +73,23 @@ def train(run: Run, folder: Path, *, resume: bool = False, hosts: Hosts | None =
     learner = Learner(run, folder, hosts)
     restored = resume and learner.restore()
     if restored and learner.finished():
-        print(f"{folder} is finished: generation {learner.state.generation}, step {learner.state.step}")
+        why = f" ({learner.state.stopped})" if learner.state.stopped else ""
+        print(f"{folder} is finished: generation {learner.state.generation}, step {learner.state.step}{why}")
         learner.joint.stop()
         return
-    with learner.running(resumed=resume, restored=restored):
-        if not restored:
-            learner.end_generation()
-        while not learner.finished():
-            learner.state.generation += 1
-            for _ in range(run.schedule.steps_per_generation):
-                learner.step()
-            learner.end_generation()
+    while True:
+        with learner.running(resumed=resume, restored=restored):
+            if not restored:
+                learner.end_generation()
+            while not learner.finished() and learner.heed.action != "roll_back":
+                learner.next_generation()
+        if learner.heed.action != "roll_back":
+            break
+        learner.roll_back()
+        resume = restored = True
     learner.joint.stop()
+    if learner.state.stopped:
+        print(f"{folder} was ended at step {learner.state.step}: {learner.state.stopped}", file=sys.stderr)
 
 
 class Learner:
@@ -78,6 +100,7 @@ class Learner:
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
         models = open_models(run)
         check_room(run, self.world, models)
+        check_refiner(run, self.world.envs)
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
@@ -88,11 +111,30 @@ class Learner:
             archive=TaskArchive(run.archive.capacity, run.archive.retire),
             objective=uniform_objective(run, self.world.envs),
         )
+        self.state.archive.record(seed_groups(run, self.world.envs))
+        self.refiner, self.heed = REFINERS[run.refine.kind], Heed(run.alarms)
+        self._drawn, self._base_step = run, 0
+        """The run as its draws are keyed, and the step that the generation began with."""
         self._began = time.monotonic()
         self._compilations, self._compiled_elsewhere = Compilations(), 0
         self._last: Refined | None = None
 
-    # ------------------------------------------------------------ the three beats
+    # ------------------------------------------------------------ the beats
+
+    def next_generation(self) -> None:
+        """Its steps, and its end; alarms may cut it short, and one that rolls back leaves it unfinished."""
+        state, run = self.state, self.run
+        state.generation += 1
+        self._base_step = state.step
+        self._drawn = replace(run, seed=draw_seed(run.seed, state.roll_backs))
+        if run.update.begin == "base":
+            self.joint.restart()
+        for _ in range(run.schedule.steps_per_generation):
+            self.step()
+            if self.heed.action != "log":
+                break
+        if self.heed.action != "roll_back":
+            self.end_generation()
 
     def step(self) -> None:
         """One learner step: acquire, refine, update, publish, and say so."""
@@ -100,21 +142,23 @@ class Learner:
         state.step += 1
         watch = Watch()
         units = step_units(
-            run,
+            self._drawn,
             self.world,
             generation=state.generation,
             step=state.step,
             seats=self._seats(),
             objective=state.objective,
             archive=state.archive,
+            lessons=state.memory.lessons,
         )
         with watch("acquire"):
-            groups, spent = self._acquire(units)
-        planned = _planned(units)
+            units, groups, spent = self._rounds(units)
+        planned = planned_sequences(units)
         with watch("refine"):
-            refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self)
+            refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self.joint)
             values = experience_metrics(refined, state.archive, run)
             state.archive.record(groups)
+            state.memory = self.refiner.remember(run, self.world.envs, state.memory, groups)
         with watch("update"):
             values |= self._update(refined, units)
         state.baselines = refined.baselines
@@ -127,12 +171,14 @@ class Learner:
         state.tokens += fresh
         state.episodes += len(refined.paid)
         self._last = refined
-        self._record_step(refined, values | _baseline_curves(state.baselines), watch, spent, fresh)
+        self._record_step(refined, values | baseline_curves(state.baselines), watch, spent, fresh)
 
     def end_generation(self) -> None:
         """Evaluate, set the next objective, write everything down, and save the generation."""
         state, run, watch = self.state, self.run, Watch()
         state.minutes = self._minutes()
+        if self.heed.action == "stop":
+            state.stopped = self.heed.reason
         whole = state.generation == 0 or self.finished()
         values: dict[str, float] = {}
         if whole or state.generation % run.evaluate.every == 0:
@@ -142,20 +188,27 @@ class Learner:
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
         self.joint.remember()
-        weights = {f"objective/{_two_parts(name)}": w for name, w in state.objective.items()}
-        values |= weights | {"time/evaluate": watch["evaluate"], "progress/minutes": state.minutes}
+        values |= objective_curves(state.objective) | {
+            "time/evaluate": watch["evaluate"],
+            "progress/minutes": state.minutes,
+        }
         drawn = self.writer.generation(state.generation, state.step, state.tokens, values)
         if self._last is not None:
             self.writer.transcripts(state.step, panels(self._last, state.archive, self.models))
         self.writer.flush()
         self.display.generation(state.generation, state.step, state.tokens, drawn)
-        self._save()
+        self._listen(drawn)
+        if self.heed.action == "stop":
+            state.stopped = self.heed.reason
+        if self.heed.action != "roll_back":
+            self._save()
 
     def finished(self) -> bool:
         """Whether the run has reached any of its limits; asked at a generation's end."""
         limits, state = self.run.schedule, self.state
         return (
-            state.generation >= limits.generations
+            bool(state.stopped)
+            or state.generation >= limits.generations
             or (limits.max_tokens is not None and state.tokens >= limits.max_tokens)
             or (limits.max_minutes is not None and state.minutes >= limits.max_minutes)
         )
@@ -165,9 +218,26 @@ class Learner:
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
         roles = {name: self.run.roles[name] for name in ROLES}
-        return {
-            name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0) for name, role in roles.items()
+        versions = {"newest": self.state.step - 1, "generation": self._base_step}
+        seats: dict[Role, PolicyRef] = {
+            name: PolicyRef(role.policy, versions[role.plays] if role.trainable else 0) for name, role in roles.items()
         }
+        return seats | {"solve": self._remembering(seats["solve"])}
+
+    def _remembering(self, solver: PolicyRef) -> PolicyRef:
+        """A solver's version: its weights, and what is remembered."""
+        return PolicyRef(solver.policy, solver.version, self.state.memory.digest)
+
+    def _rounds(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Group], dict[str, float]]:
+        """Run units, and round by round those that the refiner asks for on top."""
+        asked, groups, spent = list(units), list[Group](), dict[str, float]()
+        while units:
+            found, seconds = self._acquire(units)
+            groups += found
+            spent = {name: spent.get(name, 0.0) + s for name, s in seconds.items()}
+            units = self.refiner.follow_ups(self.run, units, found)
+            asked += units
+        return asked, groups, spent
 
     def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
         groups: list[Group] = []
@@ -182,7 +252,7 @@ class Learner:
 
     def _evaluate(self, *, whole: bool) -> dict[str, float]:
         state, role, plan = self.state, self.run.roles["solve"], self.run.evaluate
-        solver = PolicyRef(role.policy, state.step if role.trainable else 0)
+        solver = self._remembering(PolicyRef(role.policy, state.step if role.trainable else 0))
         units = evaluation_units(
             self.run,
             self.world.envs,
@@ -190,28 +260,9 @@ class Learner:
             step=state.step,
             solver=solver,
             tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
+            lessons=state.memory.lessons,
         )
         return scores(self._acquire(units)[0])
-
-    # ------------------------------------------------------------ refine's questions to the weights
-
-    def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """The critic's values, each trajectory by its own policy."""
-        return self._by_policy(trajectories, self.joint.values)
-
-    def reference_logprobs(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """Log-probabilities under the reference of update.kl, each trajectory by its own policy."""
-        return self._by_policy(trajectories, self.joint.reference_logprobs)
-
-    def _by_policy(
-        self, trajectories: Sequence[Trajectory], ask: Callable[[str, Sequence[Trajectory]], list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trajectories)
-        for name in self.models:
-            mine = [i for i, t in enumerate(trajectories) if t.policy.policy == name]
-            for i, array in zip(mine, ask(name, [trajectories[i] for i in mine]) if mine else [], strict=True):
-                out[i] = array
-        return out
 
     # ------------------------------------------------------------ update and publish
 
@@ -227,7 +278,7 @@ class Learner:
                 planned=refined.planned,
                 roles=run.roles,
                 update=run.update,
-                seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
+                seed=python_seed(self._drawn.seed, Stream.MINIBATCH, state.generation, state.step),
                 multiple=self.joint.updaters[name].row_multiple,
                 max_tokens=longest,  # type: ignore[arg-type]
             )
@@ -253,10 +304,12 @@ class Learner:
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
         frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        step = self.state.step
+        step, keep = self.state.step, set[int]()
+        if any(role.plays == "generation" for role in self.run.roles.values()):
+            keep = {self._base_step}
         for name in sorted({r.policy for r in self.run.roles.values() if r.trainable}) if step else ():
             self.cluster.publish(name, step, self.joint.publish(name))
-            self.cluster.retire(name, {step, *((0,) if name in frozen else ())})
+            self.cluster.retire(name, {step, *keep, *((0,) if name in frozen else ())})
 
     # ------------------------------------------------------------ a run's life
 
@@ -277,7 +330,7 @@ class Learner:
             steps=schedule.generations * schedule.steps_per_generation,
         )
         try:
-            with RunWriter(self.folder, purge_step=purge) as self.writer:
+            with RunWriter(self.folder, purge_step=purge, alarms=self.run.alarms) as self.writer:
                 self.writer.hyperparameters(self.run)
                 self._introduce()
                 self._began = time.monotonic() - 60 * self.state.minutes
@@ -320,13 +373,21 @@ class Learner:
             "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
-            "async/staleness_mean": _staleness(refined, state.step - 1),
+            "progress/roll_backs": state.roll_backs,
+            "async/staleness_mean": staleness(refined, state.step - 1),
             "async/dropped": 0.0,
         } | archive_metrics(state.archive)
+        if state.memory.lessons:
+            values["memory/lessons"] = len(state.memory.lessons)
         written = self.writer.step(state.step, state.tokens, values)
         self.writer.tasks(task_lines(refined.groups))
         self.writer.samples(samples(refined, self.models, limit=self.run.output.samples_per_step))
         self.display.step(state.step, state.tokens, written)
+        self._listen(written)
+
+    def _listen(self, values: Mapping[str, float]) -> None:
+        state = self.state
+        self.heed.listen(values, step=state.step, roll_backs=state.roll_backs, log=self.writer.log)
 
     def _minutes(self) -> float:
         return (time.monotonic() - self._began) / 60
@@ -341,6 +402,25 @@ class Learner:
         record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
         self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs())
 
+    def roll_back(self) -> None:
+        """Return to the last generation before the alarm, or to the one before where that was tried; draw otherwise.
+
+        What was spent stays spent: tokens, episodes and minutes count on.
+        """
+        old, minutes = self.state, self._minutes()
+        target = self.generations.earlier(old.generation, tried=old.rolled_to)
+        self.generations.remove_after(target)
+        self._take_up(target)
+        new = self.state
+        new.note_roll_back(old, target, minutes=minutes)
+        self._base_step = new.step
+        self._say(f"{self.heed.reason}: back to generation {target}, step {new.step}, with other draws")
+        self.heed.forget()
+
+    def _take_up(self, generation: int) -> None:
+        self.state = State.restored(*self.joint.restore(generation), kept=self.run.archive)
+        self.joint.remember()
+
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
         self.generations.clean()
@@ -348,29 +428,6 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        self.state = State.restored(*self.joint.restore(newest), kept=self.run.archive)
-        self.joint.remember()
+        self._take_up(newest)
+        self._base_step = self.state.step
         return True
-
-
-def _planned(units: Sequence[Unit]) -> dict[Role, int]:
-    """Sequences that the units set out to sample, by role."""
-    return {
-        "propose": sum(u.rows for u in units if u.kind == "propose"),
-        "solve": sum(u.rows * u.attempts for u in units),
-    }
-
-
-def _staleness(refined: Refined, version: int) -> float:
-    ages = [version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable]
-    return float(np.mean(ages)) if ages else 0.0
-
-
-def _baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}
-
-
-def _two_parts(name: str) -> str:
-    """ "env/mode/difficulty" without the mode where the environment has but one to tell apart."""
-    env, _, difficulty = name.rsplit("/", 2)
-    return f"{env}/{difficulty}"

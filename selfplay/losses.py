@@ -46,7 +46,25 @@ def nll(logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, *, clip_eps:
     return -logprobs
 
 
-LOSSES: dict[str, LossFn] = {"reinforce": reinforce, "ppo": ppo, "nll": nll}
+def logistic(
+    logprobs: Tokens, old_logprobs: Tokens, advantages: Tokens, *, pair_ids: Int[Array, "B T"], beta: float
+) -> Tokens:
+    """log(1 + exp(-beta m)) at every token of a pair, whose margin m is over all tokens of both its sequences:
+
+    m = log pi_theta(y)/pi_old(y) - log pi_theta(y')/pi_old(y') = sum_t A_t (log pi_theta(x_t) - log pi_old(x_t)),
+
+    with A = +1 on the answer y to prefer and -1 on the other, y'. old is the opponent, the generation before.
+    Both of a pair lie in one row. Source: SPIN, arXiv:2401.01335, with the logistic loss.
+    """
+    same = pair_ids[:, :, None] == pair_ids[:, None, :]  # [B T T]
+    margin = jnp.einsum("btu,bu->bt", same.astype(logprobs.dtype), advantages * (logprobs - old_logprobs))
+    return jax.nn.softplus(-beta * margin)
+
+
+LOSSES: dict[str, LossFn] = {"reinforce": reinforce, "ppo": ppo, "nll": nll, "logistic": logistic}
+
+PAIRWISE = ("logistic",)
+"""Losses of pairs of sequences: they take pair ids and beta in place of clips."""
 
 
 def clipped(

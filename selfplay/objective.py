@@ -64,7 +64,10 @@ class Objective:
         weights = at["weights"]
         if old != "behaviour":
             weights = weights * losses.importance(before, mu, cap=update.importance_cap)
-        policy_loss = jnp.sum(weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **clip))
+        pairs = {"pair_ids": at["pair_ids"], "beta": update.beta} if update.loss in losses.PAIRWISE else {}
+        policy_loss = jnp.sum(
+            weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **(pairs or clip))
+        )
         loss = policy_loss - update.entropy_coef * jnp.sum(at["reg_weights"] * entropy)
         stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
         stats["sum"]["policy_loss"] = policy_loss

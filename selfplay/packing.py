@@ -7,14 +7,16 @@ Letters: B rows of T tokens, n tokens of one trajectory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import Rows, lay_out, plan_rows, row_bucket, row_width
-from selfplay.losses import regularised
+from selfplay.layout import Plan, Rows, lay_out, plan_rows, row_bucket, row_width
+from selfplay.losses import PAIRWISE, regularised
+from selfplay.pairs import longest_block, plan_pairs
 from selfplay.records import Batch, Role, Trajectory
 
 
@@ -72,17 +74,24 @@ def minibatches(
         and (item.in_loss or regularised(update) or item.returns is not None)
     ]
     _check(kept)
-    longest = max((len(item.trajectory.ids) for item in kept), default=1)
+    longest = longest_block([item.trajectory for item in kept], [item.pair_id for item in kept])
     width = row_width(longest, update.row_tokens)
     order = np.random.default_rng(seed)
     parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
-    plans = [plan_rows([item.trajectory for item in part], width, share=update.shared_prefix) for part in parts]
+    plans = [_plan(part, width, update) for part in parts]
     count = row_bucket(max(len(plan.rows) for plan in plans), multiple)
     batches = []
     for part, plan in zip(parts, plans, strict=True):
         rows = lay_out([item.trajectory for item in part], plan, count)
         batches.append(_batch(part, rows, policy, update, _shares(part, planned, roles, update, max_tokens)))
     return batches
+
+
+def _plan(items: Sequence[Item], width: int, update: Update) -> Plan:
+    trajectories = [item.trajectory for item in items]
+    if update.loss in PAIRWISE:
+        return plan_pairs(trajectories, [item.pair_id for item in items], width)
+    return plan_rows(trajectories, width, share=update.shared_prefix)
 
 
 def _check(items: Sequence[Item]) -> None:
@@ -117,6 +126,9 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
     }
     pair_ids = np.zeros(shape, np.int32)
+    of_pair = Counter[int]()
+    for item in items:
+        of_pair[item.pair_id] += int(item.trajectory.mask.sum())
     for item, spot in zip(items, rows.spots, strict=True):
         chosen = np.asarray(item.trajectory.mask, bool)
         spot.write(mask, chosen & item.in_loss)
@@ -124,7 +136,8 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         spot.write(floats["behaviour_logprobs"], item.trajectory.behaviour_logprobs)
         if item.in_loss:
             spot.write(floats["advantages"], np.where(chosen, item.advantages, 0))
-            spot.write(floats["weights"], chosen * shares[item.trajectory.role])
+            once = of_pair[item.pair_id] if item.pair_id else 1  # a pair counts as one sequence, not as its tokens
+            spot.write(floats["weights"], chosen * (shares[item.trajectory.role] / once))
         if item.reference_logprobs is not None:
             spot.write(floats["reference_logprobs"], item.reference_logprobs)
         if item.returns is not None:

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from selfplay.config import RoleConfig, Update
+from selfplay.losses import PAIRWISE
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import join, split, trained_part
@@ -40,6 +41,11 @@ WEIGHTS = ("weights", "reg_weights", "value_weights")
 WEIGHED = {"mask": np.bool_} | dict.fromkeys(
     ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
 )
+
+
+def slab_fields(update: Update) -> dict[str, Any]:
+    """All fields of a Batch that a gradient needs, and their types."""
+    return PLACED | WEIGHED | ({"pair_ids": np.int32} if update.loss in PAIRWISE else {})
 
 
 @jax.tree_util.register_dataclass
@@ -121,7 +127,9 @@ class Programs:
         frozen = {} if trained is complete else split(complete)[1]
         frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
         by_rows = batch_sharding(self.mesh)
-        slab = {n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in (PLACED | WEIGHED).items()}
+        slab = {
+            n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in slab_fields(self.update).items()
+        }
         state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self.shardings)
         full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
         references = (frozen or _placed(trained, self.shardings.params, dtype)) if full else None

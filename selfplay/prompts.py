@@ -19,7 +19,7 @@ from envs.base import Env, EnvError, Message, Proposable, Split, Task, Verifiabl
 from selfplay.config import Template
 from selfplay.errors import UserError
 from selfplay.models.tokenizer import Tokenizer
-from selfplay.records import Role, Unit
+from selfplay.records import Lesson, Role, Unit
 from selfplay.streams import Stream, python_seed
 from selfplay.templates import prompt_ids, with_examples
 
@@ -36,6 +36,25 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Recall:
+    """A memory to show some of."""
+
+    lessons: Sequence[Lesson]
+    """The oldest first."""
+    count: int
+    """Most that are shown."""
+    room: int
+    """Most tokens of the whole prompt."""
+
+    def alike(self, env: Env, task: Task) -> list[Example]:
+        """Lessons of the task's environment and mode, those of its shape nearest to the question, then the youngest."""
+        shape = env.shape(task) if isinstance(env, Proposable) else ""
+        fit = [x for x in self.lessons if (x.env, x.mode) == (task.env, task.mode) and x.family != task.family]
+        ranked = sorted(range(len(fit)), key=lambda i: (fit[i].shape == shape, i))
+        return [(fit[i].question, fit[i].answer) for i in ranked[-self.count :]]
+
+
+@dataclass(frozen=True)
 class Prompter:
     """Writes the prompts of one role in one environment."""
 
@@ -45,13 +64,24 @@ class Prompter:
     seed: int
     """Where examples come from."""
 
-    def solve(self, task: Task) -> np.ndarray:
-        """Ids [n] int32 of the prompt that a solver of a task reads."""
+    def solve(self, task: Task, hint: Sequence[Message] = (), memory: Recall | None = None) -> np.ndarray:
+        """Ids [n] int32 of the prompt that a solver of a task reads.
+
+        Args:
+          hint: messages that stand before the question.
+          memory: shown as examples, as many as there is room for.
+        """
         difficulties = self.template.example_difficulties or (_nearest(task.difficulty, self.env.spec.difficulties),)
         rng = random.Random(stable_seed("solve", self._source, task.key))
         alike = self._alike(task, difficulties) if self.template.example_shape == "same" else []
         examples = self._examples("solve", rng, task.mode, difficulties, avoid=task.family, alike=alike)
-        return self._ids(first_messages(self.env, task), examples)
+        asked = (*hint, *first_messages(self.env, task))
+        lessons = memory.alike(self.env, task) if memory else []
+        ids = self._ids(asked, [*lessons, *examples])
+        while memory and lessons and len(ids) > memory.room:
+            lessons = lessons[1:]
+            ids = self._ids(asked, [*lessons, *examples])
+        return ids
 
     def propose(self, mode: str, shown: Sequence[Task], seed: int) -> np.ndarray:
         """Ids [n] int32 of the prompt that asks for a proposal; `seed` is that of the ask."""

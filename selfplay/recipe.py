@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.base import EnvUserError, Proposable
+from envs.base import EnvUserError, Proposable, Unchecked
 from selfplay import flags
 from selfplay.config import EnvChoice, Hosts, Run
 from selfplay.errors import UserError, nearest
@@ -133,6 +133,11 @@ def check_envs(run: Run) -> None:
             for item in asked:
                 if item not in has:
                     raise EnvUserError(f"envs.{name}.{label}: it has no {item}; valid: {', '.join(map(str, has))}")
+        if run.propose.leak and not isinstance(env, Unchecked):
+            raise UserError(
+                f"propose.leak: environment {name} makes no tasks of rejected proposals; dsl does, or write "
+                "`unchecked` (docs/environments.md)"
+            )
         if _proposes(run.acquire.mix) and not isinstance(env, Proposable):
             others = [n for n in names() if not _proposes(load(n).table.get("acquire", {}).get("mix", {"propose": 1}))]
             raise UserError(

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from envs.base import Rejection, Split, Task, Verdict
+from envs.base import Message, Rejection, Split, Task, Verdict
 from selfplay.config import Template
 
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
@@ -27,6 +27,25 @@ class PolicyRef(msgspec.Struct, frozen=True):
 
     policy: str
     version: int
+    memory: str = ""
+    """Digest of the lessons that it reads besides; empty = none."""
+
+    @property
+    def weights(self) -> PolicyRef:
+        """The version of the weights alone."""
+        return PolicyRef(self.policy, self.version) if self.memory else self
+
+
+class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that a policy failed on, with the right answer: what it is shown again with like tasks."""
+
+    env: str
+    mode: str
+    shape: str
+    """The environment's coarse bucket of the task."""
+    family: str
+    question: tuple[Message, ...]
+    answer: str
 
 
 class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +98,28 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """Sibling proposals that answer the same ask."""
     attempts: int = 1
     """G: solution attempts a task."""
+    leak: float = 0.0
+    """Share of rejected proposals that become tasks all the same."""
+    answers: bool = False
+    """Attempts say what the environment read in them."""
+    hint: str = ""
+    """What stands before every question, {answer} being the environment's own answer; empty = nothing."""
+    demonstrate: bool = False
+    """Groups bring the environment's own answer along, as a policy would have written it."""
+    lessons: tuple[Lesson, ...] = ()
+    """What the solver's memory holds, the oldest first."""
+    lessons_shown: int = 0
     seats: dict[Role, PolicyRef]
     sampling: dict[Role, SamplingSpec]
     frozen: tuple[Role, ...] = ()
     """Roles whose tokens never reach a loss."""
     templates: dict[Role, Template] = {}
     """How each role is spoken to; a role that is missing reads plain texts."""
+
+    @property
+    def place(self) -> int:
+        """Where its draws come from within the step: its index, in later rounds apart from the first's."""
+        return self.index + (self.round << 20)
 
     @property
     def example_seed(self) -> int:
@@ -113,6 +148,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     """Of an attempt. A proposal's is its validity: reward 1 when admitted, else 0 and `unparsed` or `illegal`."""
     text: str
     """The decoded completion of the last turn, for transcripts."""
+    answer: str = ""
+    """What the environment read in it, where the unit asked for answers; empty = nothing, or it was cut off."""
     task_key: str = ""
     parent_key: str = ""
     """What siblings share: the task of an attempt, the ask of a proposal."""
@@ -139,6 +176,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     rejection: Rejection | None = None
     proposal: Trajectory | None = None
     attempts: tuple[Trajectory, ...] = ()
+    demonstration: Trajectory | None = None
+    """The environment's own answer as a policy would have written it; its log-probabilities are unknown (0)."""
     shape: str = ""
     """The environment's coarse bucket of the task."""
     seats: dict[Role, PolicyRef]

@@ -13,10 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from selfplay.config import RoleConfig, Run
+from selfplay.config import RoleConfig, Run, Schedule
 from selfplay.credit import centred, critic_advantages, kl_penalty, pay, spread, token_rewards
 from selfplay.packing import Item
 from selfplay.records import ROLES, Group, Role, Trajectory
+from selfplay.refiners import REFINERS
+from selfplay.votes import vote
 
 
 class Scorer(Protocol):
@@ -37,6 +39,8 @@ class Paid:
     group: int
     """Index of its group in the step."""
     reward: float
+    solved: bool = False
+    """Right, or admitted, by what the role is judged by."""
     masked: bool = False
     """Out of credit, loss and baselines: unjudged, held-out, or truncated where that is masked."""
 
@@ -90,7 +94,13 @@ def refine(
             scorer,
         )
         credited |= dict(zip(members, items, strict=True))
-    kept = [_filtered(credited[i], paid[i], run) for i in sorted(credited)]
+    learning = learning_roles(run.schedule, groups[0].step) if groups else ()
+    kept = [
+        _filtered(credited[i], paid[i], groups[paid[i].group], run)
+        for i in sorted(credited)
+        if paid[i].trajectory.role in learning
+    ]
+    kept = REFINERS[run.refine.kind].items(kept, groups, scorer.reference_logprobs)
     means = {i: float(item.advantages[item.trajectory.mask].mean()) for i, item in credited.items()}
     return Refined(
         groups=tuple(groups), paid=tuple(paid), items=tuple(kept), advantages=means, planned=planned, baselines=after
@@ -101,15 +111,29 @@ def refine(
 
 
 def _pay_attempts(index: int, group: Group, run: Run) -> list[Paid]:
-    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked."""
+    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked.
+
+    Under judge = vote its status is what the vote makes of it: ok where it says the majority's answer, wrong where
+    another, unparsed where none; the truth is not looked at.
+    """
     role = run.roles["solve"]
     unjudged = group.task is not None and len(group.valid) < least_valid(run, len(group.attempts))
+    label = vote(group)[0] if role.judge == "vote" else ""
     out = []
     for attempt in group.attempts:
-        reward = _truncated_pay(attempt, role, attempt.verdict.reward)
-        masked = unjudged or attempt.verdict.status == "env_error" or reward is None
-        out.append(Paid(trajectory=attempt, group=index, reward=reward or 0.0, masked=masked))
+        status, reward = attempt.verdict.status, attempt.verdict.reward
+        if role.judge == "vote" and status != "env_error":
+            status = ("ok" if attempt.answer == label else "wrong") if attempt.answer else "unparsed"
+            reward = float(status == "ok")
+        given = _truncated_pay(attempt, role, role.pay.get(status, reward))
+        masked = unjudged or status == "env_error" or given is None
+        out.append(Paid(trajectory=attempt, group=index, reward=given or 0.0, solved=status == "ok", masked=masked))
     return out
+
+
+def rate(group: Group, role: RoleConfig) -> float:
+    """What a role takes for the solve rate of a task: p-hat, or the share of the majority's answer."""
+    return vote(group)[1] if role.judge == "vote" else group.solve_rate
 
 
 def _truncated_pay(trajectory: Trajectory, role: RoleConfig, reward: float | None) -> float | None:
@@ -135,7 +159,10 @@ def _with_proposals(groups: Sequence[Group], attempts: Sequence[Paid], run: Run)
     for i, group in enumerate(groups):
         if group.proposal is not None:
             reward = _truncated_pay(group.proposal, run.roles["propose"], rewards[i])
-            out.append(Paid(trajectory=group.proposal, group=i, reward=reward or 0.0, masked=reward is None))
+            admitted = group.task is not None
+            out.append(
+                Paid(trajectory=group.proposal, group=i, reward=reward or 0.0, solved=admitted, masked=reward is None)
+            )
         out += by_group.get(i, [])
     return out
 
@@ -152,11 +179,13 @@ def proposal_pay(groups: Sequence[Group], run: Run) -> list[float | None]:
     out: list[float | None] = []
     for group in groups:
         if group.rejection is not None:
-            out.append(None if group.rejection.reason == "held_out" else config.invalid)
+            reason = group.rejection.reason
+            out.append(None if reason == "held_out" else config.rejected.get(reason, config.invalid))
         elif group.task is None or len(group.valid) < least_valid(run, len(group.attempts)):
             out.append(None)
         else:
-            earned = float(pay(np.array([group.solve_rate]), np.array([len(group.valid)]), config)[0])
+            p = rate(group, run.roles["propose"])
+            earned = float(pay(np.array([p]), np.array([len(group.valid)]), config)[0])
             found = copies[_repeats(group, run)]
             repeated = found if found > 1 else 0
             out.append(earned - config.repeat_penalty * repeated / len(groups) - config.repeat_flat * (repeated > 1))
@@ -227,7 +256,7 @@ def credit_key(trajectory: Trajectory, group: Group, role: RoleConfig) -> tuple[
         "role": trajectory.role,
         "env": group.env,
         "mode": group.mode,
-        "task": f"{group.step}:{group.unit}:{group.row}",
+        "task": f"{group.step}:{group.unit}:{group.row}" + f":{group.round}" * bool(group.round),
         "parent": trajectory.parent_key,
         "seat": trajectory.seat,
         "opponent": "",
@@ -239,14 +268,24 @@ def credit_key(trajectory: Trajectory, group: Group, role: RoleConfig) -> tuple[
 # ---------------------------------------------------------------- filter
 
 
-def _filtered(item: Item, paid: Paid, run: Run) -> Item:
-    """Out of the loss: zero advantage (teaches nothing), or not solved, as `update.filter` says."""
-    solved = paid.trajectory.verdict.status == "ok"
+def learning_roles(schedule: Schedule, step: int) -> tuple[Role, ...]:
+    """The roles that learn at a step: those whose turn it is, and those that take no turns."""
+    turns = schedule.turns
+    at = (step - 1) % max(sum(turns.values()), 1)
+    whose = next((role for i, role in enumerate(turns) if at < sum(list(turns.values())[: i + 1])), None)
+    return tuple(role for role in ROLES if role == whose or role not in turns)
+
+
+def _filtered(item: Item, paid: Paid, group: Group, run: Run) -> Item:
+    """Out of the loss: zero advantage (teaches nothing), or not solved, as `update.filter` says; tasks out of band."""
     teaches = {
         "nonzero_advantage": bool(np.any(item.advantages)),
-        "solved_only": solved and bool(np.any(item.advantages)),
+        "solved_only": paid.solved and bool(np.any(item.advantages)),
         "none": True,
     }[run.update.filter]
+    low, high = run.update.band
+    if item.trajectory.role == "solve" and (low, high) != (0, 1):
+        teaches = teaches and low <= rate(group, run.roles["solve"]) <= high
     if teaches:
         return item
     return Item(

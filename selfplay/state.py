@@ -10,6 +10,7 @@ import numpy as np
 
 from selfplay.archive import TaskArchive
 from selfplay.config import Archive
+from selfplay.memory import Memory
 
 
 @dataclass
@@ -30,7 +31,19 @@ class State:
     """Moving estimates of p by "env/difficulty", for objective.follow = train."""
     summary: dict[str, float] = field(default_factory=dict)
     """Scores of the last evaluation."""
+    roll_backs: int = 0
+    """Times that an alarm took the run back; draws differ by it."""
+    rolled_to: int = -1
+    """Generation that the last of them went back to."""
+    stopped: str = ""
+    """Why an alarm ended the run; empty = none did."""
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
+    memory: Memory = field(default_factory=Memory)
+
+    def note_roll_back(self, left: State, target: int, *, minutes: float) -> None:
+        """This is the state of generation `target` again, after `left`: what that one has spent stays spent."""
+        self.tokens, self.episodes, self.minutes = left.tokens, left.episodes, minutes
+        self.roll_backs, self.rolled_to = left.roll_backs + 1, target
 
     def record(self) -> dict[str, Any]:
         """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
@@ -39,7 +52,7 @@ class State:
 
     def blobs(self) -> dict[str, bytes]:
         """What is neither."""
-        return {"archive": self.archive.to_bytes()}
+        return {"archive": self.archive.to_bytes(), "memory": self.memory.to_bytes()}
 
     @classmethod
     def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, kept: Archive) -> State:
@@ -47,9 +60,13 @@ class State:
         return cls(
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
             archive=TaskArchive.from_bytes(blobs["archive"], capacity=kept.capacity, retire=kept.retire),
-            **{name: record[name] for name in COUNTERS},
+            memory=Memory.from_bytes(blobs["memory"]) if "memory" in blobs else Memory(),
+            **{name: record[name] for name in COUNTERS if name in record},
         )
 
 
-COUNTERS = ("generation", "step", "tokens", "episodes", "minutes", "baselines", "objective", "solve_rates")
-"""Fields that are saved as they are."""
+COUNTERS = (
+    "generation", "step", "tokens", "episodes", "minutes", "baselines", "objective", "solve_rates", "roll_backs",
+    "rolled_to", "stopped",
+)  # fmt: skip
+"""Fields that are saved as they are; generations of before a field was there lack it."""

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     MINIBATCH = 7
     INIT = 8
     EXAMPLES = 9
+    GATE = 10
+    ROLL_BACK = 11
 
 
 def stream_key(seed: int, stream: Stream, *path: int) -> jax.Array:
@@ -56,3 +58,8 @@ def python_seed(seed: int, stream: Stream, *path: int) -> int:
     """A 32-bit seed for plain Python code at the same kind of path."""
     data = jax.random.key_data(stream_key(seed, stream, *path))
     return int(np.asarray(data)[-1])
+
+
+def draw_seed(seed: int, roll_backs: int) -> int:
+    """The seed that training draws are keyed with: the run's own, and another after every roll-back."""
+    return python_seed(seed, Stream.ROLL_BACK, roll_backs) % 2**31 if roll_backs else seed

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.base import Env, Split, Task
+from envs.base import Env, Proposable, Split, Task
 from selfplay.archive import TaskArchive
 from selfplay.config import EnvChoice, Run, Source, Template
 from selfplay.errors import UserError
 from selfplay.metrics.files import read_tasks
 from selfplay.models import Model
 from selfplay.prompts import Prompter, check_examples
-from selfplay.records import ROLES, PolicyRef, Role, SamplingSpec, Unit
+from selfplay.records import ROLES, Group, Lesson, PolicyRef, Role, SamplingSpec, Unit
 from selfplay.streams import Stream, python_seed
 from selfplay.templates import check_template
 
@@ -69,10 +69,11 @@ def step_units(
     seats: Mapping[Role, PolicyRef],
     objective: Objective,
     archive: TaskArchive,
+    lessons: Sequence[Lesson] = (),
 ) -> list[Unit]:
     """The units of one learner step."""
     return [
-        _training_unit(run, world, generation, step, index, seats, objective, archive)
+        _training_unit(run, world, generation, step, index, seats, objective, archive, lessons)
         for index in range(run.acquire.units)
     ]
 
@@ -86,14 +87,22 @@ def _training_unit(
     seats: Mapping[Role, PolicyRef],
     objective: Objective,
     archive: TaskArchive,
+    lessons: Sequence[Lesson],
 ) -> Unit:
     rng = random.Random(python_seed(run.seed, Stream.TASKMIX, generation, step, index))
     names = [name for name, choice in run.envs.items() if choice.weight > 0]
     name = rng.choices(names, [run.envs[n].weight for n in names])[0]
     env, choice = world.envs[name], run.envs[name]
     mode = rng.choice(modes(env, choice))
+    if run.acquire.modes == "in_turn":
+        mode = modes(env, choice)[((step - 1) * run.acquire.units + index) % len(modes(env, choice))]
     source = _source(run, rng, archive, env.spec.name, mode)
-    base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index)
+    base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index, lessons=lessons)
+    base |= {
+        "leak": run.propose.leak,
+        "answers": any(role.judge == "vote" for role in run.roles.values()),
+        "demonstrate": run.refine.kind == "demonstrate",
+    }
     rows = run.acquire.tasks_per_unit
     if source == "propose":
         asks = rows // run.propose.per_ask
@@ -145,9 +154,17 @@ def _yoked_tasks(world: World, step: int, index: int, run: Run) -> tuple[Task, .
 
 
 def _unit_base(
-    run: Run, name: str, env: Env, seats: Mapping[Role, PolicyRef], *, generation: int, step: int, index: int
+    run: Run,
+    name: str,
+    env: Env,
+    seats: Mapping[Role, PolicyRef],
+    *,
+    generation: int,
+    step: int,
+    index: int,
+    lessons: Sequence[Lesson],
 ) -> dict[str, Any]:
-    """The fields that all kinds of training units share."""
+    """The fields that all kinds of units share."""
     return {
         "seed": run.seed,
         "generation": generation,
@@ -162,6 +179,8 @@ def _unit_base(
             "solve": sampling(run, "solve", env),
         },
         "templates": {role: template_of(run, role) for role in seats},
+        "lessons": tuple(x for x in lessons if x.env == env.spec.name),
+        "lessons_shown": run.refine.shown,
     }
 
 
@@ -191,6 +210,7 @@ def evaluation_units(
     solver: PolicyRef,
     tasks: Mapping[Split, int],
     samples: int = 1,
+    lessons: Sequence[Lesson] = (),
 ) -> list[Unit]:
     """Units over the held-out tasks of every (split, environment, mode, difficulty).
 
@@ -206,9 +226,8 @@ def evaluation_units(
             for mode in used:
                 for difficulty in difficulties(env, choice):
                     for first, rows in _chunks(count // len(used) or 1, env.size(split), run.evaluate.tasks_per_unit):
-                        base = _unit_base(
-                            run, name, env, {"solve": solver}, generation=generation, step=step, index=len(units)
-                        )
+                        place = {"generation": generation, "step": step, "index": len(units)}
+                        base = _unit_base(run, name, env, {"solve": solver}, **place, lessons=lessons)
                         base["sampling"] = {"solve": sampling(run, "solve", env, temperature=run.evaluate.temperature)}
                         units.append(
                             Unit(
@@ -231,6 +250,20 @@ def _chunks(tasks: int, size: int | None, rows: int) -> Iterator[tuple[int, int]
     total = tasks if size is None else min(tasks, size)
     for first in range(0, total, rows):
         yield first, min(rows, total - first)
+
+
+def seed_groups(run: Run, envs: Mapping[str, Env]) -> list[Group]:
+    """The tasks that an archive begins with, as groups that nobody attempted: each mode's, of the least difficulty."""
+    out = []
+    for name, choice in run.envs.items():
+        env = envs[name]
+        for mode in modes(env, choice):
+            for index in range(run.archive.seeds):
+                task = env.task("train", index, run.seed, mode=mode, difficulty=min(difficulties(env, choice)))
+                shape = env.shape(task) if isinstance(env, Proposable) else ""
+                place = {"generation": 0, "step": 0, "unit": 0, "row": index, "kind": "solve", "split": "train"}
+                out.append(Group(**place, env=name, mode=mode, task=task, shape=shape, seats={}))  # type: ignore[arg-type]
+    return out
 
 
 def load_yoked(run: Run) -> dict[int, list[Task]]:
@@ -290,3 +323,11 @@ def _longest_prompt(run: Run, name: str, env: Env, role: Role, model: Model) -> 
                 shown = [tasks[i % PROBES] for i in range(run.propose.shown)]
                 longest = max(longest, len(writer.propose(mode, shown, difficulty)))
     return longest
+
+
+def planned_sequences(units: Sequence[Unit]) -> dict[Role, int]:
+    """Sequences that the units set out to sample, by role."""
+    return {
+        "propose": sum(u.rows for u in units if u.kind == "propose"),
+        "solve": sum(u.rows * u.attempts for u in units),
+    }

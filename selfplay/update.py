@@ -25,7 +25,7 @@ from selfplay.models.lora import init_adapter, join
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place
 from selfplay.objective import Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
 from selfplay.optimizer import decay, learning_rate
-from selfplay.programs import PLACED, WEIGHED, WEIGHTS, PolicyState, Programs, Total
+from selfplay.programs import PLACED, WEIGHTS, PolicyState, Programs, Total, slab_fields
 from selfplay.records import ROLES, Batch, Trajectory
 
 SCORE_ROWS = 64
@@ -185,7 +185,7 @@ class Updater:
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
-        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in (*PLACED, *WEIGHED)}
+        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in slab_fields(self.update)}
         if weights is not None:
             arrays |= {name: np.zeros_like(weights) for name in WEIGHTS} | {"weights": weights}
         if old_logprobs is not None:

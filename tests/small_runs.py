@@ -35,6 +35,7 @@ def save_random(folder: Path, seed: int = 0) -> Path:
 def small_run(name: str, model: Path, *flags: str, env: str = toy_env.NAME) -> Run:
     """A recipe cut down to a second or two on a model; more flags on top, each "--field value ..."."""
     run = recipe.resolve(name, [*SMALL.split(), "--policies.main.model", str(model), *" ".join(flags).split()])
+    policies = {name: replace(policy, model=str(model)) for name, policy in run.policies.items()}
     stop = toy_env.STOPS if env == toy_env.NAME else ()
     roles = {role: replace(config, stop=stop) for role, config in run.roles.items()}
-    return replace(run, roles=roles, envs={env: EnvChoice(difficulties=(1, 2))})
+    return replace(run, policies=policies, roles=roles, envs={env: EnvChoice(difficulties=(1, 2))})

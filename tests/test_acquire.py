@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import envs
-from envs.base import Env, EnvError, Task, Verdict, split_of
+from envs.base import Env, EnvError, Message, Task, Verdict, split_of
 from envs.chain import Chain
+from envs.dsl import Dsl
 from selfplay.acquire import Speaker, acquire, judge
 from selfplay.actor import make_worker
 from selfplay.config import Template
 from selfplay.models import load, printable_ascii
 from selfplay.prompts import first_messages
-from selfplay.records import Group, PolicyRef, SamplingSpec, Unit, encode
+from selfplay.records import Group, Lesson, PolicyRef, SamplingSpec, Unit, encode
 from selfplay.written import Completion
 
 REF = PolicyRef("main", 0)
@@ -40,7 +41,7 @@ class Scripted:
         self, ref: PolicyRef, prompts: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec, *,
         attempts: int = 1,
     ) -> tuple[list[Completion], None]:  # fmt: skip
-        self.calls.append({"prompts": list(prompts), "keys": keys, "spec": spec, "attempts": attempts})
+        self.calls.append({"ref": ref, "prompts": list(prompts), "keys": keys, "spec": spec, "attempts": attempts})
         done = []
         for row in range(len(prompts) * attempts):
             prompt = prompts[row // attempts]
@@ -69,12 +70,16 @@ Calls = list[dict[str, Any]]
 
 
 def run_unit(
-    unit: Unit, *scripts: Callable[[str, int], str], env: Env | None = None, max_positions: int = 256
+    unit: Unit,
+    *scripts: Callable[[str, int], str],
+    env: Env | None = None,
+    max_positions: int = 256,
+    proposes: str = "?",
 ) -> tuple[list[Group], Calls]:
     """Groups of a unit where the first script proposes and the last one solves, and the calls of the sampler."""
 
     def say(prompt: str, row: int) -> str:
-        return scripts[0 if prompt.startswith("?") else -1](prompt, row)
+        return scripts[0 if prompt.startswith(proposes) else -1](prompt, row)
 
     sampler = Scripted(say)
     speaker = Speaker(sampler, TOKENIZER, max_positions)  # type: ignore[arg-type]
@@ -299,3 +304,83 @@ def test_held_out_examples_of_this_file_are_held_out() -> None:
     env = Chain()
     task = env.task("test", 0, 0, difficulty=1)
     assert split_of("chain", task.family) == "test" and env.offer(task) == HELD_OUT
+
+
+# ---------------------------------------------------------------- what a refiner or a laboratory asks for besides
+
+
+def test_a_gate_that_is_off_lets_everything_through_but_what_is_held_out() -> None:
+    env = Dsl()
+    valid, held_out = (env.offer(env.task(s, 0, 0, mode="deduce", difficulty=2)) for s in ("train", "test"))
+    said = [valid, "no program", held_out, "x@(12"]
+    unit = make_unit(mode="deduce", env="dsl", answers=True)
+
+    def ask(leak: float) -> list[Group]:
+        scripts = (lambda prompt, row: said[row]), (lambda prompt, row: "(12)" if row % 2 else "nothing")
+        return run_unit(msgspec.structs.replace(unit, leak=leak), *scripts, env=env, proposes="D")[0]
+
+    assert [g.rejection and g.rejection.reason for g in ask(0.0)] == [None, "format", "held_out", "format"]
+    groups = ask(1.0)
+    assert [g.rejection and g.rejection.reason for g in groups] == [None, None, "held_out", None]
+    assert ["leaked" in g.proposal.verdict.parts for g in groups if g.proposal] == [False, True, False, True]
+    # An unchecked task has no truth: nothing solves it, but the votes are there to be counted.
+    assert [a.verdict.status for a in groups[1].attempts] == ["unparsed", "wrong"]
+    assert [a.answer for a in groups[1].attempts] == ["", "(1, 2)"]
+    # Between the two some leak, the same ones every time.
+    many = [f"no program {i}" for i in range(40)]
+    wide = msgspec.structs.replace(unit, rows=40, leak=0.5)
+    runs = [run_unit(wide, lambda p, row: many[row], lambda p, row: "1", env=env, proposes="D")[0] for _ in range(2)]
+    leaked = [[g.task is not None for g in found] for found in runs]
+    assert leaked[0] == leaked[1] and 8 < sum(leaked[0]) < 32
+
+
+def test_a_second_round_shows_the_answer_and_draws_anew() -> None:
+    env = Chain()
+    task = env.task("train", 0, 0, difficulty=2)
+    unit = make_unit(kind="solve", tasks=(task, task), rows=2)
+    first, (call,) = run_unit(unit, lambda prompt, row: "1=2")
+    again = msgspec.structs.replace(unit, round=1, hint="[{answer}]")
+    second, (hinted,) = run_unit(again, lambda prompt, row: env.gold(task))
+    answer = str(env.parse(task, env.gold(task)))
+    assert TOKENIZER.decode(hinted["prompts"][0]) == f"[{answer}]" + TOKENIZER.decode(call["prompts"][0])
+    assert (hinted["keys"] != call["keys"]).any() and {g.round for g in second} == {1}
+    assert all(a.verdict.status == "ok" for g in second for a in g.attempts)
+    # Where the hint leaves no room to answer, the task is not tried again.
+    room = len(call["prompts"][0]) + 24
+    tight, asked = run_unit(again, lambda prompt, row: "1", max_positions=room)
+    assert asked == []
+    assert [g.attempts for g in tight] == [(), ()]
+
+
+def test_demonstrations_are_the_gold_answer_as_a_policy_would_write_it() -> None:
+    env = Chain()
+    task = env.task("train", 0, 0, difficulty=2)
+    [group], _ = run_unit(make_unit(kind="solve", tasks=(task,), rows=1, demonstrate=True), lambda prompt, row: "1=2")
+    shown, attempt = group.demonstration, group.attempts[0]
+    assert shown is not None and TOKENIZER.decode(shown.ids[shown.mask][:-1]) == env.gold(task)
+    assert shown.ids[-1] == TOKENIZER.eos_id and not shown.behaviour_logprobs.any()
+    np.testing.assert_array_equal(shown.ids[: shown.turn_starts[0]], attempt.ids[: attempt.turn_starts[0]])
+
+
+def test_lessons_of_like_tasks_stand_before_the_question() -> None:
+    env = Chain()
+    task = env.task("train", 0, 0, difficulty=2)
+
+    def lesson(n: int, shape: str, family: str = "") -> Lesson:
+        asked = (Message("user", f"q{n}"),)
+        return Lesson(env="chain", mode=task.mode, shape=shape, family=family, question=asked, answer=f"a{n}")
+
+    lessons = (
+        lesson(1, env.shape(task)), lesson(2, "other"), lesson(3, "other"), lesson(4, env.shape(task), task.family),
+    )  # fmt: skip
+    seats = {"solve": PolicyRef("main", 0, "digest")}
+    unit = make_unit(
+        kind="solve", tasks=(task,), rows=1, lessons=lessons, lessons_shown=2, seats=seats,
+        templates={"solve": Template(kind="text", user="{text}", assistant="{text};")},
+    )  # fmt: skip
+    [group], (call,) = run_unit(unit, lambda prompt, row: "1=2")
+    # The one of its shape is nearest, then the youngest; never the very function that is asked.
+    assert TOKENIZER.decode(call["prompts"][0]).startswith("q3a3;q1a1;")
+    assert call["ref"] == REF and group.attempts[0].policy == seats["solve"]  # the weights' version, and the whole one
+    _, (call,) = run_unit(unit, lambda prompt, row: "1=2", max_positions=len(call["prompts"][0]) + 23)
+    assert TOKENIZER.decode(call["prompts"][0]).startswith("q1a1;")  # as many as there is room for

@@ -96,7 +96,7 @@ def test_plain_and_build_are_inverse() -> None:
         ({"update": {"learning_rate": "fast"}}, "update.learning_rate must be a number, got 'fast'"),
         ({"update": {"learning_rate": float("nan")}}, "update.learning_rate must be a number, got nan"),
         ({"update": 3}, "update must be a table, got 3"),
-        ({"update": {"loss": "pppo"}}, "one of reinforce, ppo, nll, got 'pppo': did you mean ppo"),
+        ({"update": {"loss": "pppo"}}, "one of reinforce, ppo, nll, logistic, got 'pppo': did you mean ppo"),
         ({"cluster": {"actors": "many"}}, "cluster.actors must be a whole number or auto, got 'many'"),
         ({"propose": {"band": [0.2]}}, r"propose.band must be a list of 2: a number, a number, got \[0.2\]"),
         ({"roles": {"solve": {"stop": "x"}}}, "roles.solve.stop must be a list of: text, got 'x'"),

@@ -41,6 +41,9 @@ LEVELS = (
         "metrics",
         "archive",
         "novelty",
+        "memory",
+        "pairs",
+        "votes",
         "standing",
         "cluster",
         "hosts",
@@ -56,6 +59,8 @@ LEVELS = (
     {
         "acquire",
         "refine",
+        "refiners",
+        "heed",
         "update",
         "evaluate",
         "experience",
@@ -153,6 +158,7 @@ def test_the_allowed_directions_are_allowed() -> None:
         ("selfplay.losses", "KL", config.KlEstimator),
         ("selfplay.credit", "PAYS", config.Pay),
         ("selfplay.templates", "TEMPLATES", config.TemplateKind),
+        ("selfplay.refiners", "REFINERS", config.RefinerName),
     ],
 )
 def test_the_names_in_config_are_the_keys(module: str, dictionary: str, literal: object) -> None:

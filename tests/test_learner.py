@@ -21,6 +21,7 @@ import toy_env
 from msgspec.structs import replace as replaced
 from small_runs import save_random, small_run
 
+import envs
 from selfplay import learner, models, recipe
 from selfplay.cli import main
 from selfplay.config import Run
@@ -411,13 +412,39 @@ def test_a_tiny_policy_learns(random_model: Path, tmp_path: Path) -> None:
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.3, rewards
 
 
-@pytest.mark.parametrize("name", [n for n in recipe.names() if n not in ("quickstart", "rlvr", "pretrained")])
+def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -> None:
+    """What a recipe adds to the loop was really done."""
+    base = jax.tree.leaves(models.load(opened.run.policies["main"].model).params)
+    same = [
+        np.array_equal(a, b) for a, b in zip(base, jax.tree.leaves(opened.joint.policies["main"].params), strict=True)
+    ]
+    if name == "star":
+        assert all(r["retry/tasks"] > 0 for r in steps)
+    if name == "spin":  # log 2 where policy and opponent are one, but for the second optimizer step
+        assert abs(steps[0]["policy/loss"] - np.log(2)) < 0.05 and steps[1]["policy/loss"] < steps[0]["policy/loss"]
+    if name == "rzero":
+        assert {e.solver.policy for e in opened.state.archive if e.solver} == {"main"}
+        assert {e.proposer.policy for e in opened.state.archive if e.proposer} == {"challenger"}
+        steps_taken = {n: int(p.steps) for n, p in opened.joint.policies.items()}
+        assert steps_taken["challenger"] > 0 and all("vote/share" in r for r in steps)
+    if name == "memory":
+        assert all(same) and opened.state.memory.digest
+        assert {bool(e.solver.memory) for e in opened.state.archive if e.solver} == {False, True}  # step 1, step 2
+        assert len(opened.state.memory.lessons) == steps[-1]["memory/lessons"]
+
+
+COVERED = ("quickstart", "rlvr", "pretrained", "azr", "azr-frozen", "azr-released", "soc")
+"""Recipes whose every path through the loop another test or recipe takes."""
+
+
+@pytest.mark.parametrize("name", [n for n in recipe.names() if n not in COVERED])
 def test_every_recipe_runs(name: str, random_model: Path, straight: Path, tmp_path: Path) -> None:
     flags = ["--schedule.generations 1"] + [f"--acquire.yoked-run {straight}"] * (name == "yoked")
+    flags += ["--schedule.turns.propose 1 --schedule.turns.solve 1"] * (name == "rzero")
     run = small_run(name, random_model, *flags)
     train(run, tmp_path / "run")
     steps = read_metrics(tmp_path / "run", "step")
-    assert len(steps) == 2 and all(np.isfinite(r["policy/grad_norm"]) for r in steps)
+    assert len(steps) == 2 and all(np.isfinite(r["policy/grad_norm"]) for r in steps if name != "memory")
     arrays, _, _ = state_of(run, tmp_path / "run")
     assert all(np.isfinite(a).all() for a in arrays if np.issubdtype(a.dtype, np.floating))
     opened = Learner(run, tmp_path / "run")
@@ -426,8 +453,34 @@ def test_every_recipe_runs(name: str, random_model: Path, straight: Path, tmp_pa
     if name == "quickstart-frozen":  # the base proposes, the newest weights solve
         assert {e.proposer.version for e in entries if e.proposer} == {0}
         assert {e.solver.version for e in entries if e.solver} == {0, 1}
+    assert_path_taken(name, steps, opened)
     if name == "quickstart-ppo":
         assert all("critic/explained_variance/solve" in r for r in steps)
     if name == "yoked":
         theirs = [json.loads(x) for x in (straight / "tasks.jsonl").read_text().splitlines()]
         assert {e.task.content for e in entries} <= {t["task"]["content"] for t in theirs if t["step"] <= 2}
+
+
+# ---------------------------------------------------------------- alarms that act
+
+
+def test_an_alarm_rolls_back_to_other_draws_and_at_last_stops(random_model: Path, tmp_path: Path) -> None:
+    always = "--alarms.window 1 --alarms.most-roll-backs 1 --alarms.trivial-curriculum.limit -1"
+    flags = [always, "--alarms.trivial-curriculum.action roll_back", "--update.interference-every 0"]
+    run, folder = small_run("rlvr", random_model, *flags), tmp_path / "run"
+    train(run, folder)
+    # It rang at step 1, went back to generation 0, rang again with other tasks, and stopped in good order there.
+    [step] = read_metrics(folder, "step")
+    assert (step["step"], step["progress/roll_backs"], step["alarm/trivial_curriculum"]) == (1, 1, 1)
+    assert [r["generation"] for r in read_metrics(folder, "generation")] == [0, 1]
+    log = (folder / "log.txt").read_text()
+    assert log.count("alarm trivial_curriculum rings at step 1") == 2
+    opened = Learner(run, folder)
+    assert opened.restore() and opened.finished()
+    assert opened.state.stopped.startswith("alarm trivial_curriculum rang at step 1, after 1 roll-backs")
+    assert (opened.state.roll_backs, opened.state.rolled_to, opened.state.step) == (1, 0, 1)
+    tasks = (folder / "tasks.jsonl").read_text().splitlines()  # what was cut is gone
+    assert len(tasks) == len(opened.state.archive) == run.acquire.units * run.acquire.tasks_per_unit
+    assert opened.state.episodes == 2 * len(tasks) * run.acquire.group_size  # and what it cost is not
+    before = {t.content for t in (envs.make(toy_env.NAME).task("train", i, run.seed, difficulty=1) for i in range(8))}
+    assert not before & {e.task.content for e in opened.state.archive}

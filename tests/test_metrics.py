@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from envs.base import Message, Task
-from selfplay.config import Run
+from selfplay.config import Alarm, Alarms, Run
 from selfplay.errors import UserError
+from selfplay.heed import Heed
 from selfplay.metrics import (
     METRICS,
     Display,
@@ -26,6 +28,7 @@ from selfplay.metrics import (
     Sample,
     TaskLine,
     cut,
+    demanded,
     difficulty_at_half,
     generation_alarms,
     read_metrics,
@@ -91,11 +94,14 @@ def test_the_doc_explains_every_metric_and_no_other():
 
 def test_the_doc_states_the_thresholds_in_force():
     text = DOC.read_text()
+    limits = Alarms()
     for name in thresholds.ALARMS:
-        assert f"`{name}`" in text
-    for name in ("ENTROPY_FLOOR", "TRIVIAL_P_ONE", "IMPOSSIBLE_P_ZERO", "LEAST_UNIQUE", "MOST_TRUNCATED",
-                 "MOST_ZERO_ADV", "MOST_MISMATCH", "LEAST_ESS", "MASTERED", "FORGOTTEN", "WINDOW"):  # fmt: skip
-        assert f"`{name}` = {getattr(thresholds, name):g}" in text, name
+        [line] = re.findall(rf"^- `{name}`: (.*(?:\n  .*)*)", text, re.MULTILINE)
+        numbers = {float(n) for n in re.findall(r"\d+(?:\.\d+)?", line)}
+        wanted = {v for v in vars(limits.of(name)).values() if isinstance(v, float)}
+        assert wanted <= numbers, name
+    assert f"`alarms.window` = {limits.window}" in text
+    assert f"`alarms.most_roll_backs` = {limits.most_roll_backs}" in text
 
 
 @pytest.mark.parametrize(
@@ -403,8 +409,10 @@ def test_difficulty_at_half_of_nothing_is_nan():
 HEALTHY = {
     "policy/entropy": 0.4, "curriculum/p_one_frac": 0.3, "curriculum/p_zero_frac": 0.2, "propose/unique_frac": 0.9,
     "truncated_frac/solve": 0.0, "truncated_frac/propose": 0.0, "group/zero_adv_frac": 0.4, "policy/grad_norm": 0.5,
-    "mismatch/logp_absdiff_mean": 1e-4, "mismatch/ess": 0.99,
+    "mismatch/logp_absdiff_mean": 1e-4, "mismatch/ess": 0.99, "propose/largest_cluster_frac": 0.2,
+    "propose/valid_frac": 0.9, "length/solve": 20.0, "vote/excess": 0.05,
 }  # fmt: skip
+WINDOW = Alarms().window
 
 
 @pytest.mark.parametrize(
@@ -414,6 +422,10 @@ HEALTHY = {
         ("trivial_curriculum", {"curriculum/p_one_frac": 0.9}),
         ("impossible_curriculum", {"curriculum/p_zero_frac": 0.9}),
         ("diversity", {"propose/unique_frac": 0.3}),
+        ("clusters", {"propose/largest_cluster_frac": 0.9}),
+        ("rejection", {"propose/valid_frac": 0.0}),
+        ("length_collapse", {"length/solve": 4.0}),
+        ("consensus", {"vote/excess": 0.4}),
         ("truncation", {"truncated_frac/propose": 0.3}),
         ("zero_gradient", {"group/zero_adv_frac": 0.95}),
         ("zero_gradient", {"policy/grad_norm": 0.0}),
@@ -423,10 +435,60 @@ HEALTHY = {
 )
 def test_each_alarm_rings_alone_and_only_when_it_lasts(name, sick):
     ill = HEALTHY | sick
-    rung = step_alarms([HEALTHY] * 3 + [ill] * thresholds.WINDOW)
+    rung = step_alarms([HEALTHY] * 3 + [ill] * WINDOW, first=HEALTHY)
     assert {n for n, v in rung.items() if v} == {f"alarm/{name}"}
-    assert not any(step_alarms([ill] * (thresholds.WINDOW - 1)).values()), "too early to say"
+    assert not any(step_alarms([ill] * (WINDOW - 1), first=HEALTHY).values()), "too early to say"
     assert set(rung) == {f"alarm/{n}" for n in thresholds.STEP_ALARMS}
+
+
+def test_limits_and_windows_are_the_recipes():
+    strict = Alarms(window=2, diversity=Alarm(limit=0.95), trivial_curriculum=Alarm(limit=0.2))
+    rung = step_alarms([HEALTHY] * 2, strict)
+    assert {n for n, v in rung.items() if v} == {"alarm/diversity", "alarm/trivial_curriculum"}
+    assert not any(step_alarms([HEALTHY], strict).values())
+    assert generation_alarms([scores(0.97, 0.1), scores(0.93, 0.2)], Alarms()) == {"alarm/forgetting": 0.0}
+    assert generation_alarms([scores(0.97, 0.1), scores(0.93, 0.2)], strict_forgetting()) == {"alarm/forgetting": 1.0}
+
+
+def strict_forgetting() -> Alarms:
+    return Alarms(forgetting=replace(Alarms().forgetting, limit=0.03))
+
+
+def test_the_length_of_a_run_s_first_steps_outlives_a_resume(tmp_path):
+    limits = Alarms(window=2)
+    with RunWriter(tmp_path, alarms=limits) as writer:
+        rung = [writer.step(s, s, {"length/solve": 20.0})["alarm/length_collapse"] for s in (1, 2, 3)]
+    with RunWriter(tmp_path, purge_step=4, alarms=limits) as writer:
+        rung += [writer.step(s, s, {"length/solve": 4.0})["alarm/length_collapse"] for s in (4, 5)]
+    assert rung == [0, 0, 0, 0, 1]
+
+
+def test_the_strongest_action_of_what_rings_is_demanded():
+    limits = Alarms(
+        diversity=Alarm(limit=0.5, action="stop"), truncation=Alarm(limit=0.2, action="roll_back"),
+        clusters=Alarm(limit=0.8),
+    )  # fmt: skip
+    flags = {f"alarm/{n}": 0.0 for n in thresholds.ALARMS}
+    assert demanded(flags, limits) is None
+    assert demanded(flags | {"alarm/clusters": 1.0}, limits) == ("clusters", "log")
+    assert demanded(flags | {"alarm/clusters": 1.0, "alarm/diversity": 1.0}, limits) == ("diversity", "stop")
+    both = flags | {"alarm/truncation": 1.0, "alarm/diversity": 1.0}
+    assert demanded(both, limits) == ("truncation", "roll_back")
+    assert limits.rolls_back and not Alarms().rolls_back
+
+
+def test_heeding_says_when_an_alarm_begins_and_stops_where_rolling_back_does_not_help():
+    said: list[str] = []
+    heed = Heed(Alarms(truncation=Alarm(limit=0.2, action="roll_back"), most_roll_backs=1))
+    heed.listen({"alarm/diversity": 1.0}, step=6, roll_backs=0, log=said.append)
+    heed.listen({"alarm/diversity": 1.0}, step=7, roll_backs=0, log=said.append)
+    assert said == ["alarm diversity rings at step 6"] and heed.action == "log"
+    heed.listen({"alarm/truncation": 1.0}, step=8, roll_backs=0, log=said.append)
+    assert (heed.action, heed.reason) == ("roll_back", "alarm truncation rang at step 8")
+    heed.forget()
+    assert heed.action == "log"
+    heed.listen({"alarm/truncation": 1.0}, step=9, roll_backs=1, log=said.append)
+    assert heed.action == "stop" and heed.reason.startswith("alarm truncation rang at step 9, after 1 roll-backs")
 
 
 def test_no_alarm_over_healthy_or_missing_numbers():

@@ -17,10 +17,18 @@ ALL = (
     "quickstart",
     "quickstart-frozen",
     "quickstart-ppo",
+    "azr",
+    "azr-frozen",
+    "azr-released",
     "expert-iteration",
+    "memory",
     "pretrained",
     "rlvr",
     "rlvr-band",
+    "rzero",
+    "soc",
+    "spin",
+    "star",
     "yoked",
 )
 
@@ -74,6 +82,13 @@ def test_controls_differ_in_the_fewest_fields() -> None:
         "update.filter",
         "roles.solve.credit.centre",
     }
+    azr = flat(plain(recipe.resolve("azr")))
+    changed = {
+        name: {k for k, v in flat(plain(recipe.resolve(name))).items() if azr.get(k) != v} - {"recipe"}
+        for name in ("azr-frozen", "azr-released")
+    }
+    assert changed["azr-frozen"] == {"roles.propose.trainable"}
+    assert changed["azr-released"] == {"propose.pay_at_zero", "propose.pay_at_one", "update.clip_eps_high"}
     centres = {"roles.propose.credit.centre", "roles.solve.credit.centre"}
     assert difference("quickstart-ppo") == centres | {"update.critic.kind"}
 
@@ -135,7 +150,7 @@ def test_an_environment_that_cannot_propose_names_the_recipes_that_work(tmp_path
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(f'{{"prompt": "{i}+1=", "answer": "{i + 1}"}}\n' for i in range(200)))
     options = ["--envs.jsonl.options.path", str(path)]
-    with pytest.raises(UserError, match="jsonl cannot turn proposals into tasks.*expert-iteration, rlvr, rlvr-band"):
+    with pytest.raises(UserError, match="jsonl cannot turn proposals into tasks.*expert-iteration, .*rlvr, rlvr-band"):
         recipe.check_envs(recipe.resolve("quickstart", options, env="jsonl"))
     recipe.check_envs(recipe.resolve("rlvr", options, env="jsonl"))
 
@@ -145,7 +160,8 @@ def test_config_toml_holds_every_field_and_is_text_that_toml_reads() -> None:
     text = recipe.to_toml(run)
     assert tomllib.loads(text)["policies"]["main"]["model"] == run.policies["main"].model
     for path in leaf_paths(Run):
-        assert path.rsplit(".", 1)[-1] in text or "mix" in path or "NAME" in path, path
+        chosen = any(f".{table}." in f".{path}." for table in ("mix", "NAME", "rejected"))  # keys that a recipe chooses
+        assert path.rsplit(".", 1)[-1] in text or chosen, path
 
 
 def test_config_toml_is_written_whole(tmp_path: Path) -> None:

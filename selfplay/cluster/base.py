@@ -70,7 +70,7 @@ def check_refs(units: Sequence[Unit], published: Collection[PolicyRef]) -> None:
     """Every version that the units name must be there."""
     for unit in units:
         for role, ref in unit.seats.items():
-            if ref not in published:
+            if ref.weights not in published:
                 raise ValueError(
                     f"unit {unit.index} of step {unit.step} seats {ref.policy}@{ref.version} as {role}: not published"
                 )

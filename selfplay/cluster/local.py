@@ -179,7 +179,7 @@ class LocalCluster:
         """Give units to free actors; returns how many of the run have been given out."""
         limit = min(len(units), place + _AHEAD * len(self._actors))
         while sent < limit:
-            needed = set(units[sent].seats.values())
+            needed = {ref.weights for ref in units[sent].seats.values()}
             actor = next((a for a in self._actors if a.ready and a.job is None and needed <= a.confirmed), None)
             if actor is None:
                 break

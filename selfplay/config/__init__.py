@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from selfplay.config.alarms import Action, Alarm, Alarms, Forgetting, Mismatch
 from selfplay.config.bounds import check
 from selfplay.config.experience import (
     Acquire,
@@ -17,7 +18,9 @@ from selfplay.config.experience import (
     Dtype,
     EnvChoice,
     Key,
+    Modes,
     Pay,
+    Plays,
     Policy,
     Propose,
     Replay,
@@ -27,8 +30,10 @@ from selfplay.config.experience import (
     Template,
     TemplateKind,
     Truncated,
+    Truth,
 )
 from selfplay.config.learning import (
+    Begin,
     Critic,
     CriticKind,
     Decay,
@@ -44,6 +49,7 @@ from selfplay.config.learning import (
     Target,
     Update,
 )
+from selfplay.config.refining import Refine, RefinerName
 from selfplay.config.running import (
     Archive,
     Cluster,
@@ -60,7 +66,11 @@ from selfplay.errors import UserError
 
 __all__ = [
     "Acquire",
+    "Action",
+    "Alarm",
+    "Alarms",
     "Archive",
+    "Begin",
     "Centre",
     "Cluster",
     "Credit",
@@ -73,6 +83,7 @@ __all__ = [
     "Evaluate",
     "Filter",
     "Follow",
+    "Forgetting",
     "Hosts",
     "Key",
     "Kl",
@@ -82,11 +93,16 @@ __all__ = [
     "Lora",
     "LossName",
     "Mesh",
+    "Mismatch",
+    "Modes",
     "Objective",
     "Output",
     "Pay",
+    "Plays",
     "Policy",
     "Propose",
+    "Refine",
+    "RefinerName",
     "Remat",
     "Replay",
     "Retire",
@@ -99,6 +115,7 @@ __all__ = [
     "Template",
     "TemplateKind",
     "Truncated",
+    "Truth",
     "Update",
 ]
 
@@ -122,10 +139,12 @@ class Run:
     envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
     propose: Propose = field(default_factory=Propose)
     acquire: Acquire = field(default_factory=Acquire)
+    refine: Refine = field(default_factory=Refine)
     update: Update = field(default_factory=Update)
     evaluate: Evaluate = field(default_factory=Evaluate)
     objective: Objective = field(default_factory=Objective)
     archive: Archive = field(default_factory=Archive)
+    alarms: Alarms = field(default_factory=Alarms)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
@@ -152,8 +171,14 @@ class Run:
                 f"acquire.tasks_per_unit ({self.acquire.tasks_per_unit}) must be a multiple of "
                 f"propose.per_ask ({self.propose.per_ask})"
             )
-        if not any(r.trainable and (n == "solve" or proposes) for n, r in self.roles.items()):
+        if not any(self.roles[name].trainable for name in self.playing) and self.refine.kind != "lessons":
             raise UserError("no role that plays is trainable: nothing would be learnt")
+        _check_variants(self)
+
+    @property
+    def playing(self) -> tuple[str, ...]:
+        """Roles that play in training."""
+        return ("propose", "solve") if self.acquire.mix.get("propose", 0) > 0 else ("solve",)
 
 
 def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
@@ -176,3 +201,37 @@ def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
             f"roles.solve.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
             f"got {run.acquire.group_size}"
         )
+
+
+def _check_variants(run: Run) -> None:
+    """Refuse settings of the loop that contradict one another."""
+    if run.refine.kind == "rationalise" and (run.update.loss != "nll" or run.update.kl.place != "none"):
+        raise UserError(
+            "refine.kind = rationalise learns after another prompt than was sampled after: it needs update.loss = nll "
+            "and update.kl.place = none"
+        )
+    if run.refine.kind == "lessons" and run.policies[run.roles["solve"].policy].template.kind == "plain":
+        raise UserError("refine.kind = lessons needs a template of kind text or chat: plain sets nothing apart")
+    if (run.update.loss == "logistic") != (run.refine.kind == "demonstrate"):
+        raise UserError("update.loss = logistic and refine.kind = demonstrate need each other: pairs and their loss")
+    if run.update.loss == "logistic" and run.update.kl.reference != "previous_generation":
+        raise UserError("update.loss = logistic scores its pairs by update.kl.reference = previous_generation")
+    frozen = [name for name in run.schedule.turns if not run.roles[name].trainable]
+    if frozen:
+        raise UserError(f"schedule.turns gives {frozen[0]} steps to learn, but roles.{frozen[0]}.trainable is false")
+    if run.roles["propose"].pay:
+        raise UserError("roles.propose.pay: a proposal is paid by propose.pay, propose.invalid and propose.rejected")
+    for name, role in run.roles.items():
+        if role.plays == "generation" and run.update.loss not in ("nll", "logistic"):
+            raise UserError(
+                f"roles.{name}.plays = generation samples with older weights than are trained: update.loss must be nll "
+                f"or logistic, got {run.update.loss}"
+            )
+    if run.update.begin == "base" and any(
+        r.trainable and r.plays == "newest" for n, r in run.roles.items() if n in run.playing
+    ):
+        raise UserError(
+            "update.begin = base trains the base anew: every role that plays and learns needs plays = generation"
+        )
+    if run.acquire.group_size < 2 and any(role.judge == "vote" for role in run.roles.values()):
+        raise UserError("judge = vote needs acquire.group_size >= 2: one answer is always its own majority")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from envs.base import Reason, Status
 from selfplay.config.bounds import check
 from selfplay.config.learning import Lora
 from selfplay.errors import UserError
@@ -17,6 +18,9 @@ Pay = Literal["learnability", "one_minus_p", "tent", "gauss", "in_band", "none"]
 Truncated = Literal["wrong", "mask", "penalty"]
 Source = Literal["propose", "procedural", "replay", "yoked"]
 Replay = Literal["uniform", "learnability"]
+Modes = Literal["random", "in_turn"]
+Truth = Literal["verifier", "vote"]
+Plays = Literal["newest", "generation"]
 Dtype = Literal["float32", "bfloat16"]
 TemplateKind = Literal["plain", "text", "chat"]
 
@@ -127,6 +131,13 @@ class RoleConfig:
     """Longest completion; None = as the environment asks."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, besides those of the policy's template and the model's end tokens."""
+    plays: Plays = "newest"
+    """Whose weights play it while it is trained: the newest, or those that the generation began with (g - 1)."""
+    judge: Truth = "verifier"
+    """What its pay is taken from. vote = no truth is asked: an attempt is paid 1 where its answer is the most common
+    among its siblings', a proposal by the share of that answer in place of p (docs/algorithms.md)."""
+    pay: Mapping[Status, float] = field(default_factory=dict)
+    """Of solve: what an attempt with such a verdict is paid in place of its reward, such as {wrong = -0.5}."""
     truncated: Truncated = "wrong"
     """What a completion cut off by its length is worth: that of a wrong answer (an invalid proposal), nothing and no
     place in the loss (mask), or a penalty."""
@@ -186,6 +197,11 @@ class Propose:
     """Solve rates that pay = in_band rewards."""
     invalid: float = -0.5
     """Pay of a proposal that is not admitted (held-out hits are masked instead)."""
+    rejected: Mapping[Reason, float] = field(default_factory=dict)
+    """Pay of a proposal rejected for such a reason in place of `invalid`, such as {format = -1.0}."""
+    leak: float = 0.0
+    """Share of rejected proposals that become tasks all the same, unchecked (held-out ones never): 0 = the gate holds,
+    1 = there is none. To study collapse; the environment must say what an unchecked task is (docs/environments.md)."""
     repeat_by: Literal["task", "shape"] = "shape"
     """What counts as a copy: the same task, or the same shape (the environment's coarse bucket)."""
     repeat_penalty: float = 1.0
@@ -197,6 +213,8 @@ class Propose:
         check(self.per_ask >= 1, "propose.per_ask", ">= 1", self.per_ask)
         check(self.shown >= 0, "propose.shown", ">= 0", self.shown)
         check(0 <= self.band[0] < self.band[1] <= 1, "propose.band", "0 <= low < high <= 1", self.band)
+        check(0 <= self.leak <= 1, "propose.leak", "in [0, 1]", self.leak)
+        check("held_out" not in self.rejected, "propose.rejected", "without held_out, which is masked", "held_out")
         check(self.repeat_penalty >= 0, "propose.repeat_penalty", ">= 0", self.repeat_penalty)
         check(self.repeat_flat >= 0, "propose.repeat_flat", ">= 0", self.repeat_flat)
 
@@ -220,6 +238,8 @@ class Acquire:
     """Which tasks of the archive are replayed: all alike, or by 4 p (1 - p) of their last solve rate p."""
     yoked_run: str | None = None
     """The run whose admitted tasks are replayed, step by step; needed by mix.yoked."""
+    modes: Modes = "random"
+    """How a unit's mode is found: drawn, or the environment's modes in turn, the same number of units each."""
     min_valid: int | None = None
     """Fewest judged attempts for a group to count; None = half of group_size."""
 

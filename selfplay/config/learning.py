@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from selfplay.config.bounds import check
 from selfplay.errors import UserError
 
-LossName = Literal["reinforce", "ppo", "nll"]
+LossName = Literal["reinforce", "ppo", "nll", "logistic"]
 Denominator = Literal["active_tokens", "active_sequences", "planned_sequences", "planned_sequences_x_max_tokens"]
 KlPlace = Literal["none", "reward", "loss"]
 KlEstimator = Literal["k1", "k2", "k3", "full"]
@@ -17,6 +17,7 @@ KlReference = Literal["base", "previous_generation"]
 CriticKind = Literal["none", "shared", "separate"]
 Filter = Literal["nonzero_advantage", "solved_only", "none"]
 Decay = Literal["none", "linear"]
+Begin = Literal["newest", "base"]
 Remat = Literal["none", "block"]
 Target = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
@@ -96,7 +97,13 @@ class Update:
     """How a step's experience changes the weights."""
 
     loss: LossName = "ppo"
-    """reinforce, ppo (clipped ratio), nll (likelihood of what the filter kept)."""
+    """reinforce, ppo (clipped ratio), nll (likelihood of what the filter kept), logistic (pairs of sequences)."""
+    beta: float = 0.1
+    """Of loss = logistic: factor on the log-ratios."""
+    begin: Begin = "newest"
+    """Which weights a generation's training starts from: the newest, or the base again, its optimizer too."""
+    band: tuple[float, float] = (0.0, 1.0)
+    """Tasks whose solve rate (by roles.solve.judge) lies outside teach the solver nothing."""
     clip_eps: float = 0.2
     """PPO's lower clip."""
     clip_eps_high: float = 0.28
@@ -152,12 +159,21 @@ class Update:
     """Every so many steps the gradients of the roles are compared; 0 = never."""
 
     def __post_init__(self) -> None:
-        for name in ("clip_eps", "clip_eps_high", "learning_rate", "max_grad_norm", "importance_cap", "adam_eps"):
+        for name in (
+            "clip_eps",
+            "clip_eps_high",
+            "learning_rate",
+            "max_grad_norm",
+            "importance_cap",
+            "adam_eps",
+            "beta",
+        ):
             check(getattr(self, name) > 0, f"update.{name}", "> 0", getattr(self, name))
         for name in ("epochs", "minibatches", "row_tokens"):
             check(getattr(self, name) >= 1, f"update.{name}", ">= 1", getattr(self, name))
         for name in ("warmup_steps", "weight_decay", "entropy_coef", "micro_rows", "logit_chunk", "interference_every"):
             check(getattr(self, name) >= 0, f"update.{name}", ">= 0", getattr(self, name))
+        check(0 <= self.band[0] <= self.band[1] <= 1, "update.band", "0 <= low <= high <= 1", self.band)
         check(0 < self.decay_floor <= 1, "update.decay_floor", "in (0, 1]", self.decay_floor)
         for name in ("beta1", "beta2"):
             check(0 <= getattr(self, name) < 1, f"update.{name}", "in [0, 1)", getattr(self, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +19,8 @@ class Schedule:
     """Generations to train; generation 0 is the untouched base."""
     steps_per_generation: int = 10
     """Learner steps in a generation."""
+    turns: Mapping[str, int] = field(default_factory=dict)
+    """Roles that learn in turns of so many steps, in this order; none = every role at every step. All play on."""
     max_tokens: int | None = None
     """Stop at the end of the generation in which this many tokens have been sampled, every role counted."""
     max_minutes: float | None = None
@@ -26,6 +29,9 @@ class Schedule:
     def __post_init__(self) -> None:
         check(self.generations >= 1, "schedule.generations", ">= 1", self.generations)
         check(self.steps_per_generation >= 1, "schedule.steps_per_generation", ">= 1", self.steps_per_generation)
+        for role, steps in self.turns.items():
+            check(role in ("propose", "solve"), "schedule.turns", "over propose, solve", role)
+            check(steps >= 1, f"schedule.turns.{role}", ">= 1", steps)
         check(self.max_tokens is None or self.max_tokens > 0, "schedule.max_tokens", "> 0", self.max_tokens)
         check(self.max_minutes is None or self.max_minutes > 0, "schedule.max_minutes", "> 0", self.max_minutes)
 
@@ -165,11 +171,14 @@ class Archive:
 
     capacity: int = 20000
     """Tasks kept; beyond it the ones seen longest ago go."""
+    seeds: int = 0
+    """Tasks of each mode that it begins with, the environment's own of its least difficulty: what first asks show."""
     retire: Retire = field(default_factory=Retire)
     """Which tasks replay passes over."""
 
     def __post_init__(self) -> None:
         check(self.capacity >= 1, "archive.capacity", ">= 1", self.capacity)
+        check(0 <= self.seeds <= self.capacity, "archive.seeds", "in 0..archive.capacity", self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfplay.metrics.alarms import ALARMS, difficulty_at_half, generation_alarms, step_alarms
+from selfplay.metrics.alarms import ALARMS, demanded, difficulty_at_half, generation_alarms, step_alarms
 from selfplay.metrics.display import Display
 from selfplay.metrics.files import Sample, TaskLine, cut, read_metrics, read_tasks
 from selfplay.metrics.names import METRICS
@@ -16,6 +16,7 @@ __all__ = [
     "Sample",
     "TaskLine",
     "cut",
+    "demanded",
     "difficulty_at_half",
     "generation_alarms",
     "read_metrics",

@@ -1,6 +1,6 @@
-"""Alarms: 0 or 1 flags that say when a run is going wrong. They report; nothing acts on them here.
+"""Alarms: 0 or 1 flags that say when a run is going wrong, and which of them ask for more than a curve.
 
-All but `forgetting` look at the means of the last WINDOW learner steps, so that one odd step rings nothing.
+All but `forgetting` look at the means of the last `alarms.window` learner steps, so that one odd step rings nothing.
 """
 
 from __future__ import annotations
@@ -11,21 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from selfplay.config import Action, Alarms
+
 Values = Mapping[str, float]
-
-WINDOW = 5
-"""Learner steps that a mean is taken over; before so many steps no alarm rings."""
-
-ENTROPY_FLOOR = 0.02
-TRIVIAL_P_ONE = 0.8
-IMPOSSIBLE_P_ZERO = 0.8
-LEAST_UNIQUE = 0.5
-MOST_TRUNCATED = 0.2
-MOST_ZERO_ADV = 0.9
-MOST_MISMATCH = 0.05
-LEAST_ESS = 0.5
-MASTERED = 0.9
-FORGOTTEN = 0.05
 
 
 def _mean(recent: Sequence[Values], name: str) -> float:
@@ -34,72 +22,120 @@ def _mean(recent: Sequence[Values], name: str) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _entropy_floor(recent: Sequence[Values]) -> bool:
-    return _mean(recent, "policy/entropy") < ENTROPY_FLOOR
+def _entropy_floor(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "policy/entropy") < limits.entropy_floor.limit
 
 
-def _trivial_curriculum(recent: Sequence[Values]) -> bool:
-    return _mean(recent, "curriculum/p_one_frac") > TRIVIAL_P_ONE
+def _trivial_curriculum(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "curriculum/p_one_frac") > limits.trivial_curriculum.limit
 
 
-def _impossible_curriculum(recent: Sequence[Values]) -> bool:
-    return _mean(recent, "curriculum/p_zero_frac") > IMPOSSIBLE_P_ZERO
+def _impossible_curriculum(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "curriculum/p_zero_frac") > limits.impossible_curriculum.limit
 
 
-def _diversity(recent: Sequence[Values]) -> bool:
-    return _mean(recent, "propose/unique_frac") < LEAST_UNIQUE
+def _diversity(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "propose/unique_frac") < limits.diversity.limit
 
 
-def _truncation(recent: Sequence[Values]) -> bool:
+def _clusters(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "propose/largest_cluster_frac") > limits.clusters.limit
+
+
+def _rejection(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "propose/valid_frac") < limits.rejection.limit
+
+
+def _length_collapse(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, LENGTH) < limits.length_collapse.limit * first.get(LENGTH, float("nan"))
+
+
+def _consensus(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    return _mean(recent, "vote/excess") > limits.consensus.limit
+
+
+def _truncation(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
     names = {n for values in recent for n in values if n.startswith("truncated_frac/")}
-    return any(_mean(recent, n) > MOST_TRUNCATED for n in names)
+    return any(_mean(recent, n) > limits.truncation.limit for n in names)
 
 
-def _zero_gradient(recent: Sequence[Values]) -> bool:
-    return _mean(recent, "group/zero_adv_frac") > MOST_ZERO_ADV or _mean(recent, "policy/grad_norm") == 0.0
+def _zero_gradient(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    flat = _mean(recent, "group/zero_adv_frac") > limits.zero_gradient.limit
+    return flat or _mean(recent, "policy/grad_norm") == 0.0
 
 
-def _mismatch(recent: Sequence[Values]) -> bool:
-    apart = _mean(recent, "mismatch/logp_absdiff_mean") > MOST_MISMATCH
-    return apart or _mean(recent, "mismatch/ess") < LEAST_ESS
+def _mismatch(recent: Sequence[Values], limits: Alarms, first: Values) -> bool:
+    apart = _mean(recent, "mismatch/logp_absdiff_mean") > limits.mismatch.limit
+    return apart or _mean(recent, "mismatch/ess") < limits.mismatch.least_ess
 
 
-STEP_ALARMS: dict[str, Callable[[Sequence[Values]], bool]] = {
+STEP_ALARMS: dict[str, Callable[[Sequence[Values], Alarms, Values], bool]] = {
     "entropy_floor": _entropy_floor,
     "trivial_curriculum": _trivial_curriculum,
     "impossible_curriculum": _impossible_curriculum,
     "diversity": _diversity,
+    "clusters": _clusters,
+    "rejection": _rejection,
+    "length_collapse": _length_collapse,
+    "consensus": _consensus,
     "truncation": _truncation,
     "zero_gradient": _zero_gradient,
     "mismatch": _mismatch,
 }
 ALARMS: tuple[str, ...] = (*STEP_ALARMS, "forgetting")
-"""Every alarm; `alarm/<name>` is its curve."""
+"""Every alarm, each a field of config.Alarms; `alarm/<name>` is its curve."""
+
+LENGTH = "length/solve"
 
 
-def step_alarms(recent: Sequence[Values]) -> dict[str, float]:
-    """The flags of a learner step, from the metrics of the last steps, this one last."""
-    window = recent[-WINDOW:]
-    ready = len(window) == WINDOW
-    return {f"alarm/{name}": float(ready and rings(window)) for name, rings in STEP_ALARMS.items()}
+def step_alarms(
+    recent: Sequence[Values], limits: Alarms | None = None, first: Values | None = None
+) -> dict[str, float]:
+    """The flags of a learner step.
+
+    Args:
+      recent: the metrics of the last steps, this one last.
+      first: means over the run's first `window` steps, for `length_collapse`.
+    """
+    limits = limits or Alarms()
+    window = recent[-limits.window :]
+    ready = len(window) == limits.window
+    return {f"alarm/{name}": float(ready and rings(window, limits, first or {})) for name, rings in STEP_ALARMS.items()}
+
+
+def first_means(steps: Sequence[Values], limits: Alarms) -> Values:
+    """What `length_collapse` compares with: means over the run's first steps; empty before there are so many."""
+    begun = steps[: limits.window]
+    return {LENGTH: _mean(begun, LENGTH)} if len(begun) == limits.window else {}
+
+
+def demanded(values: Values, limits: Alarms) -> tuple[str, Action] | None:
+    """The alarm that rings and asks for the strongest action, and that action; None if none rings."""
+    strength: tuple[Action, ...] = ("log", "stop", "roll_back")
+    ringing = [name for name in ALARMS if values.get(f"alarm/{name}") == 1.0]
+    if not ringing:
+        return None
+    name = max(ringing, key=lambda n: strength.index(limits.of(n).action))
+    return name, limits.of(name).action
 
 
 _DEV = re.compile(r"^eval/dev/[^/]+/-?\d+/pass@1$")
 
 
-def generation_alarms(history: Sequence[Values]) -> dict[str, float]:
-    """`alarm/forgetting`: a mastered difficulty's dev pass@1 fell by more than FORGOTTEN below its best.
+def generation_alarms(history: Sequence[Values], limits: Alarms | None = None) -> dict[str, float]:
+    """`alarm/forgetting`: a mastered difficulty's dev pass@1 fell by more than the limit below its best.
 
     Args:
       history: the metrics of every generation so far, the newest last.
     """
+    bounds = (limits or Alarms()).forgetting
     *before, now = history
     best = {
         name: max((v[name] for v in before if not np.isnan(v.get(name, np.nan))), default=float("nan"))
         for name in now
         if _DEV.match(name)
     }
-    fell = [name for name, top in best.items() if top >= MASTERED and now[name] < top - FORGOTTEN]
+    fell = [name for name, top in best.items() if top >= bounds.mastered and now[name] < top - bounds.limit]
     return {"alarm/forgetting": float(bool(fell))}
 
 

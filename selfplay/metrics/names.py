@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
     "progress/tokens": "tokens",
     "progress/episodes": "episodes",
     "progress/minutes": "minutes",
+    "progress/roll_backs": "roll-backs",
     "archive/size": "tasks",
     "archive/mastered": "tasks",
     "archive/impossible": "tasks",
@@ -34,6 +35,7 @@ METRICS: dict[str, str] = {
     "truncated_frac/<role>": "share",
     # what the proposer asks
     "propose/valid_frac": "share",
+    "propose/leaked_frac": "share",
     "propose/reject/<reason>": "share",
     "propose/learnability": "share",
     "propose/unique_frac": "share",
@@ -48,6 +50,13 @@ METRICS: dict[str, str] = {
     "curriculum/p_one_frac": "share",
     "curriculum/solver_difficulty_at_half": "difficulty",
     "curriculum/proposed_difficulty_mean": "difficulty",
+    # votes, retries, memory
+    "vote/share": "share",
+    "vote/label_accuracy": "share",
+    "vote/excess": "share",
+    "retry/tasks": "tasks",
+    "retry/solve_rate": "share",
+    "memory/lessons": "lessons",
     # credit
     "group/zero_adv_frac": "share",
     "group/masked_frac": "share",

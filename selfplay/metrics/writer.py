@@ -14,8 +14,8 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from selfplay.config import Run
-from selfplay.metrics.alarms import WINDOW, difficulty_at_half, generation_alarms, step_alarms
+from selfplay.config import Alarms, Run
+from selfplay.metrics.alarms import difficulty_at_half, first_means, generation_alarms, step_alarms
 from selfplay.metrics.events import Events
 from selfplay.metrics.files import (
     METRICS_FILE,
@@ -51,12 +51,13 @@ class RunWriter:
     generation always has them.
     """
 
-    def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, *, purge_step: int | None = None, alarms: Alarms | None = None) -> None:
         """Open the files of a run.
 
         Args:
           folder: the run folder; made if it is not there.
           purge_step: first learner step that TensorBoard must forget; None in a fresh folder.
+          alarms: when they ring; None = as they come.
 
         Raises:
           ValueError: metrics.jsonl holds that step already: it was not cut.
@@ -67,7 +68,9 @@ class RunWriter:
         last = max((r["step"] for r in steps + self._generations), default=-1)
         if last >= (0 if purge_step is None else purge_step):
             raise ValueError(f"{folder / METRICS_FILE} goes on to step {last}: cut it before purge_step {purge_step}")
-        self._recent = [_values(r) for r in steps[-WINDOW:]]
+        self._alarms = alarms or Alarms()
+        self._begun = [_values(r) for r in steps[: self._alarms.window]]
+        self._recent = [_values(r) for r in steps[-self._alarms.window :]]
         self._asked: Counter[tuple[str, int]] = Counter()
         self._lines = LineFile(folder / METRICS_FILE)
         self._samples = LineFile(folder / SAMPLES_FILE)
@@ -91,8 +94,10 @@ class RunWriter:
         """
         given = {name: float(v) for name, v in values.items()}
         check_names(given)
-        self._recent = [*self._recent, given][-WINDOW:]
-        out = {**given, **step_alarms(self._recent)}
+        window = self._alarms.window
+        self._begun = [*self._begun, given][:window]
+        self._recent = [*self._recent, given][-window:]
+        out = {**given, **step_alarms(self._recent, self._alarms, first_means(self._begun, self._alarms))}
         self._lines.append(metric_line("step", step, self._learning_towards, tokens, out))
         self._draw(step, tokens, out)
         return out
@@ -107,7 +112,7 @@ class RunWriter:
           scores as `eval/base/...` (which metrics.jsonl holds once, in generation 0).
         """
         out = {**self._same_scores({name: float(v) for name, v in values.items()}), **self._curriculum(values)}
-        out |= generation_alarms([*map(_values, self._generations), out])
+        out |= generation_alarms([*map(_values, self._generations), out], self._alarms)
         check_names(out)
         self._generations.append({**out, "generation": generation, "step": step, "tokens": tokens})
         self._lines.append(metric_line("generation", step, generation, tokens, out))

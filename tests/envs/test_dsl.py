@@ -443,3 +443,21 @@ def test_wrong_options_are_one_line(options: dict[str, Any], line: str) -> None:
     with pytest.raises(EnvUserError, match=re.escape(line)) as raised:
         envs.make("dsl", **options)
     assert "\n" not in str(raised.value)
+
+
+def test_an_unchecked_proposal_is_a_task_with_its_truth_where_it_has_one() -> None:
+    # A program that checks refuse as guessable has a truth; a text that is no program has none.
+    poor = next(
+        text for i in range(99) if (text := COMPACT.offer(COMPACT.task("train", i, 0, mode="deduce", difficulty=1)))
+    )
+    task = COMPACT.unchecked("deduce", poor, (), 7)
+    assert task is not None and COMPACT.verify(task, COMPACT.gold(task) or "").status == "ok"
+    assert task.key == COMPACT.admit("deduce", poor, (), 7).key  # type: ignore[union-attr]
+    for mode in COMPACT.spec.modes:
+        for text in ("", "no program", "x@", "@(12)", "x" * 5000, "\ud800"):
+            odd = COMPACT.unchecked(mode, text, (), 7)
+            assert odd is not None and odd.split == "train" and COMPACT.gold(odd) is None
+            assert COMPACT.verify(odd, "xr" if mode == "induce" else "(12)").status == "wrong"
+            assert COMPACT.offer(odd) == text.strip()[:256] and COMPACT.shape(odd) == "?"
+    held_out = COMPACT.offer(COMPACT.task("test", 0, 0, mode="deduce", difficulty=2))
+    assert COMPACT.unchecked("deduce", held_out, (), 7) is None
