@@ -43,9 +43,7 @@ COMMANDS = {
     "update": Command(
         "update", "tokens trained a second", {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128}
     ),
-    "update-grouped": Command(
-        "update_grouped", "the same for groups that share a prompt", GROUPS | SHARED
-    ),
+    "update-grouped": Command("update_grouped", "the same for groups that share a prompt", GROUPS | SHARED),
     "step": Command("step", "a whole on-policy step by phase", GROUPS | SHARED),
 }
 LISTED = {name: command.summary for name, command in COMMANDS.items()} | {
