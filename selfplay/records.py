@@ -29,6 +29,18 @@ class PolicyRef(msgspec.Struct, frozen=True):
     version: int
 
 
+class Player(msgspec.Struct, frozen=True):
+    """Who sits at a seat of a game: a version of a policy, or a scripted bot of the environment; exactly one of them."""
+
+    policy: str = ""
+    version: int = 0
+    bot: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.policy) == bool(self.bot):
+            raise ValueError(f"a player is a policy or a bot, got policy {self.policy!r} and bot {self.bot!r}")
+
+
 class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How one role samples."""
 
