@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.caches import ROW_BUCKET, TOKEN_BUCKET, Rows, grow, merge, row_buckets, slot_bucket, slots_of, take, up
+from selfplay.caches import LEAST_SLOTS, ROW_BUCKET, TOKEN_BUCKET, Rows, grow, merge, row_buckets, slot_bucket, slots_of, take, up
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
@@ -132,12 +132,18 @@ class LocalSampler:
         *,
         attempts: int = 1,
     ) -> tuple[list[Completion], Context]:
-        """Prefill each prompt once, repeat its cache rows `attempts` times, and decode."""
+        """Prefill each prompt once, repeat its cache rows `attempts` times, and decode.
+
+        Holes alone cost nothing: rows that `extend` then begins with what they read first.
+        """
         texts = [_NOTHING if p is None else np.asarray(p, np.int32) for p in prompts]
         asked = np.array([p is not None for p in prompts]).repeat(attempts)
         if any(p is not None and not len(p) for p in prompts):
             raise ValueError("a prompt must hold at least one token; None is a hole")
         rows = self._check(len(texts) * attempts, keys, spec)
+        if not asked.any():
+            nobody = tuple([_NOTHING] * len(asked))
+            return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         width = self._width(texts, spec)
         ids, lengths = _pad(texts, up(len(texts), ROW_BUCKET), width)
         hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
@@ -250,6 +256,13 @@ class LocalSampler:
         start = self._put(position)
         noise = uniforms(_pad_rows(keys, len(position)), start, length=up(spec.max_new_tokens))
         return Rows(hidden, start, noise, cache)
+
+    def _empty(self, ref: PolicyRef, rows: int) -> Cache:
+        """A cache in which nothing was read yet."""
+        shape = rows, self.config.kv_heads, LEAST_SLOTS, self.config.head_dim
+        zeros = np.zeros(shape, self._of(ref)["embed"].dtype)
+        cache: Cache = self._split([(self._put(zeros), self._put(zeros)) for _ in range(self.config.layers)])
+        return cache
 
     def _put(self, arrays: Any) -> Any:
         """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
