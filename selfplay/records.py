@@ -30,7 +30,7 @@ class PolicyRef(msgspec.Struct, frozen=True):
 
 
 class Player(msgspec.Struct, frozen=True):
-    """Who sits at a seat of a game: a version of a policy, or a scripted bot of the environment; exactly one of them."""
+    """Who sits at a seat of a game: a version of a policy or a scripted bot of the environment, exactly one of them."""
 
     policy: str = ""
     version: int = 0
@@ -134,6 +134,15 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
         return "length" in self.finish
 
 
+class GameResult(msgspec.Struct, frozen=True):
+    """How one game ended, for every seat, also one that a bot had or that never came to move."""
+
+    verdicts: tuple[Verdict, ...]
+    """One a seat."""
+    moves: int
+    """Turns of all seats together."""
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True):
     """One proposal (or given task) with all that was tried on it; exactly one of task and rejection."""
 
@@ -154,6 +163,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     shape: str = ""
     """The environment's coarse bucket of the task."""
     seats: dict[Role, PolicyRef]
+    players: tuple[Player, ...] = ()
+    """Of a game: who sat at each seat. `attempts` then holds a Trajectory a game and seat that a policy played, game
+    after game; a seat that never came to move has none."""
+    games: tuple[GameResult, ...] = ()
+    """Of a game: how each ended."""
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.rejection is None):
