@@ -21,6 +21,10 @@ BUILTIN = {
     "dsl": "envs.dsl:Dsl",
     "python": "envs.python:Python",
     "jsonl": "envs.jsonl:Jsonl",
+    "kuhn": "envs.kuhn:Kuhn",
+    "leduc": "envs.leduc:Leduc",
+    "tictactoe": "envs.tictactoe:TicTacToe",
+    "nim": "envs.nim:Nim",
 }
 """Name -> module:Class, imported when first made."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -102,6 +103,17 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
 
 
+class IllegalRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What an illegal move costs in a game; a forfeit is exempt from summing to zero."""
+
+    retries: int = 0
+    """Further tries at a move before the seat forfeits."""
+    loser: float
+    """Reward of the seat that forfeits."""
+    winner: float
+    """Reward of every other seat."""
+
+
 class EnvSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about an environment that a run and its reader need."""
 
@@ -118,6 +130,8 @@ class EnvSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Enough tokens for a full answer by a character-level model (an upper bound for others)."""
     propose_tokens: int = 32
     """The same for a proposal."""
+    illegal: IllegalRule | None = None
+    """What happens in a game when a seat does not write a legal move."""
     p95_ms: float = 50.0
     """Milliseconds that the 95th percentile of task, verify and admit stays below; more if they execute programs."""
     summary: str = ""
@@ -198,6 +212,50 @@ class Proposable(Verifiable, Protocol):
 
     def shape(self, task: Task) -> str:
         """A coarse bucket of the task, for counting novelty and coverage."""
+
+
+CHANCE, OVER = -1, -2
+"""What `State.player` says where no seat is to move."""
+
+
+class State(Protocol):
+    """A state of a game: immutable, and everything that has happened so far is in it."""
+
+    def player(self) -> int:
+        """The seat to move; CHANCE where chance moves, OVER at the end."""
+
+    def actions(self) -> tuple[str, ...]:
+        """The legal moves of the seat to move, each the exact text that a model writes."""
+
+    def chances(self) -> tuple[tuple[State, float], ...]:
+        """Where chance moves: every state that may follow, and its probability."""
+
+    def after(self, action: str) -> State:
+        """The state after a legal move."""
+
+    def returns(self) -> tuple[float, ...]:
+        """Of a state that is over: the reward of every seat."""
+
+    def view(self, seat: int) -> tuple[Message, ...]:
+        """Everything that the seat has been shown so far, its own moves included as the assistant's; append-only."""
+
+    def information(self, seat: int) -> str:
+        """Key of what the seat knows: states with equal keys have equal views and equal moves for it."""
+
+
+Bot = Callable[[State, random.Random], str]
+"""A scripted player: the state, a source of chance -> a legal move."""
+
+
+@runtime_checkable
+class Game(Env, Protocol):
+    """An environment whose rules can be walked, so that play can be judged exactly and by scripted players."""
+
+    def root(self) -> State:
+        """The state before anything has happened, chance included."""
+
+    def bots(self) -> Mapping[str, Bot]:
+        """Scripted players by name: `random` always; `perfect` or `equilibrium` where known."""
 
 
 class SingleTurn:

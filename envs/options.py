@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from envs.base import SPLITS, EnvSpec, EnvUserError, nearest
+from envs.base import SPLITS, EnvSpec, EnvUserError, Split, nearest
 
 T = TypeVar("T")
 
@@ -52,14 +52,26 @@ def pair(env: str, option: str, value: Sequence[int], *, least: int, most: int) 
     return found[0], found[1]
 
 
-def place(spec: EnvSpec, split: str, index: int, mode: str | None, difficulty: int | None) -> tuple[str, int | None]:
+def place(
+    spec: EnvSpec,
+    split: str,
+    index: int,
+    mode: str | None,
+    difficulty: int | None,
+    *,
+    splits: tuple[Split, ...] | None = None,
+) -> tuple[str, int | None]:
     """The mode and difficulty of a task asked for, if the environment has them.
+
+    Args:
+      splits: what may be asked for; None = those that the spec declares.
 
     Returns:
       The mode (the first one for None), and the difficulty (None stays: the environment draws it).
     """
-    if split not in SPLITS or split not in spec.splits:
-        raise EnvUserError(f"{spec.name}: no split {split!r}; it has {_list(spec.splits)}")
+    splits = spec.splits if splits is None else splits
+    if split not in SPLITS or split not in splits:
+        raise EnvUserError(f"{spec.name}: no split {split!r}; it has {_list(splits)}")
     if index < 0:
         raise EnvUserError(f"{spec.name}: index must be 0 or more, got {index}")
     if mode is not None and mode not in spec.modes:

@@ -1,4 +1,4 @@
-"""Experience acquisition: run one Unit, from propose and admit to solve and verify.
+"""Experience acquisition: run one Unit, from propose and admit to solve and verify, or to games played.
 
 Letters: N tasks (rows of the unit), G attempts, n tokens of one trajectory.
 """
@@ -14,23 +14,12 @@ import numpy as np
 
 from envs.base import Env, EnvError, Proposable, Rejection, Task, Verdict
 from selfplay.config import Template
-from selfplay.models.tokenizer import Tokenizer
+from selfplay.play import Play, Speaker
 from selfplay.prompts import pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
-from selfplay.sampler import Sampler
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text
 from selfplay.written import Completion
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """What turns a policy's weights into text: its sampler and its tokenizer."""
-
-    sampler: Sampler
-    tokenizer: Tokenizer
-    max_positions: int
-    """Longest context of the model, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,8 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
     """
     clock = _Clock()
     proposals = _propose(unit, env, speakers, clock) if unit.kind == "propose" else _given(unit, env)
-    attempts = _solve(unit, env, speakers, proposals.outcomes, clock)
+    ways = _play if unit.players else _solve
+    play = ways(unit, env, speakers, proposals.outcomes, clock)
     proposable = env if isinstance(env, Proposable) else None
     groups = [
         Group(
@@ -73,9 +63,11 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
             task=None if isinstance(outcome, Rejection) else outcome,
             rejection=outcome if isinstance(outcome, Rejection) else None,
             proposal=proposals.trajectories[row],
-            attempts=attempts[row],
+            attempts=play.trajectories(row),
             shape=proposable.shape(outcome) if proposable and isinstance(outcome, Task) else "",
             seats=unit.seats,
+            players=unit.players[row] if unit.players else (),
+            games=play.results(row) if unit.players else (),
         )
         for row, outcome in enumerate(proposals.outcomes)
     ]
@@ -152,42 +144,24 @@ def _given(unit: Unit, env: Env) -> Proposals:
 
 def _solve(
     unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
-) -> list[tuple[Trajectory, ...]]:
+) -> Play:
     """G attempts at every task; a rejection is a hole in the same batch."""
-    ref, spec = unit.seats["solve"], unit.sampling["solve"]
-    speaker = speakers[ref.policy]
-    writer = prompter(unit, "solve", env, speaker.tokenizer)
-    prompts = [None if isinstance(o, Rejection) else writer.solve(o) for o in outcomes]
-    if all(p is None for p in prompts):
-        return [()] * len(prompts)
-    stream = Stream.EVALUATE if unit.kind == "evaluate" else Stream.SOLVE
-    keys = row_keys(unit.seed, stream, unit.generation, unit.step, unit.index, unit.rows * unit.attempts)
-    with clock.sampling():
-        completions, _ = speaker.sampler.start(ref, prompts, keys, spec, attempts=unit.attempts)
-    attempts: list[tuple[Trajectory, ...]] = []
-    with clock.verifying():
-        for row, (outcome, prompt) in enumerate(zip(outcomes, prompts, strict=True)):
-            if isinstance(outcome, Rejection) or prompt is None:
-                attempts.append(())
-                continue
-            own = completions[row * unit.attempts : (row + 1) * unit.attempts]
-            texts = [_read(c, speaker, unit, "solve") for c in own]
-            attempts.append(
-                tuple(
-                    _trajectory(
-                        unit,
-                        "solve",
-                        ref,
-                        prompt,
-                        c,
-                        judge(env, outcome, said, truncated=c.finish == "length"),
-                        text,
-                        task_key=outcome.key,
-                    )
-                    for c, (text, said) in zip(own, texts, strict=True)
-                )
-            )
-    return attempts
+    tasks = [None if isinstance(o, Rejection) else o for o in outcomes]
+    writer = prompter(unit, "solve", env, speakers[unit.seats["solve"].policy].tokenizer)
+    prompts = [None if task is None else writer.solve(task) for task in tasks]
+    play = Play(unit, env, speakers, tasks, role="solve", clock=clock, first=prompts)
+    play.run()
+    return play
+
+
+def _play(
+    unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
+) -> Play:
+    """G games of every deal."""
+    tasks = [None if isinstance(o, Rejection) else o for o in outcomes]
+    play = Play(unit, env, speakers, tasks, role="play", clock=clock)
+    play.run()
+    return play
 
 
 def _read(completion: Completion, speaker: Speaker, unit: Unit, role: Role) -> tuple[str, str]:
@@ -195,25 +169,6 @@ def _read(completion: Completion, speaker: Speaker, unit: Unit, role: Role) -> t
     ids = completion.ids[:-1] if completion.finish == "eos" else completion.ids
     text = speaker.tokenizer.decode(ids)
     return text, answer_text(unit.templates.get(role, Template()), text, unit.sampling[role].stop)
-
-
-def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
-    """The verdict on one answer. One that was cut off earns nothing; a failing environment is `env_error`."""
-    try:
-        episode = env.open(task)
-        try:
-            episode.turn()
-            episode.act(0, text)
-            if episode.turn() is not None:
-                raise EnvError(f"environment {task.env} asks for a second turn: only single-turn tasks are played")
-            verdict = episode.verdicts()[0]
-        finally:
-            episode.close()
-    except EnvError as error:
-        return Verdict(0.0, "env_error", {"error": 1.0} if str(error) else {})
-    if truncated and (verdict.status == "ok" or verdict.reward > 0):
-        return Verdict(0.0, "wrong" if verdict.status == "ok" else verdict.status, {"truncated": 1.0})
-    return verdict
 
 
 def _trajectory(

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 
 from envs.base import Rejection, Split, Task, Verdict
+from selfplay.config import ROLES as ROLES
+from selfplay.config import Role as Role
 from selfplay.config import Template
 
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
-Role = Literal["propose", "solve"]
 Finish = Literal["stop", "length", "eos", "abandoned"]
 
 FORMAT = 1
@@ -86,17 +87,21 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     shown: tuple[tuple[Task, ...], ...] = ()
     """For a propose unit: the tasks that each ask shows, one tuple an ask."""
     rows: int
-    """Proposals of a propose unit, tasks of any other."""
+    """Proposals of a propose unit, tasks (of a game: deals) of any other."""
     per_ask: int = 1
     """Sibling proposals that answer the same ask."""
     attempts: int = 1
-    """G: solution attempts a task."""
+    """G: solution attempts a task, games a deal."""
     seats: dict[Role, PolicyRef]
     sampling: dict[Role, SamplingSpec]
     frozen: tuple[Role, ...] = ()
     """Roles whose tokens never reach a loss."""
     templates: dict[Role, Template] = {}
     """How each role is spoken to; a role that is missing reads plain texts."""
+    players: tuple[tuple[Player, ...], ...] = ()
+    """Of games: who sits at each seat, one tuple a row, the same through all games of the row."""
+    learners: tuple[tuple[int, ...], ...] = ()
+    """Of games: the seats that are learnt from, one tuple a row."""
 
     @property
     def example_seed(self) -> int:
@@ -124,7 +129,7 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     """Of an attempt. A proposal's is its validity: reward 1 when admitted, else 0 and `unparsed` or `illegal`."""
     text: str
-    """The decoded completion of the last turn, for transcripts."""
+    """What followed the prompt, decoded, for transcripts; of several turns all, what was read between them too."""
     task_key: str = ""
     parent_key: str = ""
     """What siblings share: the task of an attempt, the ask of a proposal."""
@@ -229,8 +234,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     loss: str
     """Name of the loss, a key of losses.LOSSES."""
 
-
-ROLES: tuple[Role, ...] = ("propose", "solve")
 
 T = TypeVar("T")
 

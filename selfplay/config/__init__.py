@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from selfplay.config.bounds import check
+from selfplay.config.bounds import ROLES, Role, check
 from selfplay.config.experience import (
     Acquire,
     Centre,
@@ -60,6 +60,7 @@ from selfplay.config.running import (
 from selfplay.errors import UserError
 
 __all__ = [
+    "ROLES",
     "Acquire",
     "Archive",
     "Centre",
@@ -94,6 +95,7 @@ __all__ = [
     "Remat",
     "Replay",
     "Retire",
+    "Role",
     "RoleConfig",
     "Run",
     "Scale",
@@ -121,7 +123,11 @@ class Run:
     mesh: Mesh = field(default_factory=Mesh)
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
     roles: Mapping[str, RoleConfig] = field(
-        default_factory=lambda: {"propose": RoleConfig(credit=Credit(key=("parent",))), "solve": RoleConfig()}
+        default_factory=lambda: {
+            "propose": RoleConfig(credit=Credit(key=("parent",))),
+            "solve": RoleConfig(),
+            "play": RoleConfig(credit=Credit(centre="ema", key=("env", "seat"))),
+        }
     )
     envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
     propose: Propose = field(default_factory=Propose)
@@ -135,7 +141,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", "in 0..2^31-1", self.seed)
-        check(set(self.roles) == {"propose", "solve"}, "roles", "propose and solve", sorted(self.roles))
+        check(set(self.roles) == set(ROLES), "roles", " and ".join(ROLES), sorted(self.roles))
         check(
             len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
             "envs",

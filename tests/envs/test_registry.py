@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import envs
-from envs.base import Env, EnvUserError, Proposable, UnknownEnv, Verifiable
+from envs.base import Env, EnvUserError, Game, Proposable, UnknownEnv, Verifiable
 from envs.chain import Chain
 
 
@@ -21,7 +21,9 @@ def test_every_builtin_is_made_and_says_its_name(tmp_path: Path) -> None:
     for name in envs.BUILTIN:
         env = envs.make(name, **({"path": str(file)} if name == "jsonl" else {}))
         assert env.spec.name == name and env.spec.summary
-        assert isinstance(env, Verifiable) and isinstance(env, Proposable) == (name != "jsonl")
+        game = env.spec.seats > 1
+        assert isinstance(env, Game) == game and isinstance(env, Verifiable) == (not game)
+        assert isinstance(env, Proposable) == (not game and name != "jsonl")
 
 
 def test_every_builtin_is_described_without_options() -> None:
@@ -40,7 +42,7 @@ def test_options_reach_the_environment() -> None:
     ("name", "line"),
     [
         ("chian", "unknown environment 'chian'; did you mean chain?"),
-        ("zzz", "unknown environment 'zzz'; valid: chain, dsl, jsonl, python, sums"),
+        ("zzz", "unknown environment 'zzz'; valid: chain, dsl, jsonl, kuhn, "),
         ("", "unknown environment ''"),
         ("..:Thing", "a scratch file is named module:Class"),
         ("a\0b:Thing", "a scratch file is named module:Class"),
