@@ -23,7 +23,7 @@ from selfplay.folders import CONFIG, PART
 from selfplay.tree import Table, build, dump_toml, merge, plain
 
 FOLDER = Path(__file__).parent / "recipes"
-REPLACED = ("envs", "acquire.mix")
+REPLACED = ("envs", "acquire.mix", "opponents.mix")
 HEADER = "# The resolved configuration of this run, every field of it. Edit a recipe, not this file.\n\n"
 
 

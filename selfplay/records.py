@@ -31,7 +31,7 @@ class PolicyRef(msgspec.Struct, frozen=True):
 
 
 class Player(msgspec.Struct, frozen=True):
-    """Who sits at a seat of a game: a version of a policy, or a scripted bot of the environment; exactly one of them."""
+    """Who sits at a seat of a game: a version of a policy or a scripted bot of the environment, exactly one of them."""
 
     policy: str = ""
     version: int = 0

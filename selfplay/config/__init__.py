@@ -28,6 +28,7 @@ from selfplay.config.experience import (
     TemplateKind,
     Truncated,
 )
+from selfplay.config.games import Learn, OpponentKind, Opponents
 from selfplay.config.learning import (
     Critic,
     CriticKind,
@@ -80,10 +81,13 @@ __all__ = [
     "KlEstimator",
     "KlPlace",
     "KlReference",
+    "Learn",
     "Lora",
     "LossName",
     "Mesh",
     "Objective",
+    "OpponentKind",
+    "Opponents",
     "Output",
     "Pay",
     "Policy",
@@ -128,6 +132,7 @@ class Run:
     envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
     propose: Propose = field(default_factory=Propose)
     acquire: Acquire = field(default_factory=Acquire)
+    opponents: Opponents = field(default_factory=Opponents)
     update: Update = field(default_factory=Update)
     evaluate: Evaluate = field(default_factory=Evaluate)
     objective: Objective = field(default_factory=Objective)
@@ -143,6 +148,12 @@ class Run:
             "at least one with a weight above 0",
             sorted(self.envs),
         )
+        late = [g for g in self.opponents.fixed if g >= self.schedule.generations]
+        if self.opponents.drawn("fixed") and late:
+            raise UserError(
+                f"opponents.fixed: there is no generation {late[0]} to play against before the run's end "
+                f"(schedule.generations = {self.schedule.generations})"
+            )
         for name, role in self.roles.items():
             if role.policy not in self.policies:
                 raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")

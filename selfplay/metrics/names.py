@@ -95,6 +95,13 @@ METRICS: dict[str, str] = {
     "eval/<split>/<env>/<difficulty>/tasks": "tasks",
     "eval/base/<env>/<difficulty>/pass@1": "share",
     "game/<env>/<measure>": "payoff",
+    "game/<env>/elo": "Elo points",
+    "game/<env>/elo_low": "Elo points",
+    "game/<env>/elo_high": "Elo points",
+    "game/<env>/cycles": "generations",
+    "game/<env>/first_seat_gap": "reward",
+    "game/<env>/vs_<opponent>/<seat>_<result>": "share",
+    "game/<env>/vs_<opponent>/<seat>_payoff": "reward",
     "objective/<key>": "weight",
     # flags
     "alarm/<name>": "0 or 1",
@@ -127,6 +134,9 @@ _PARTS = {
     "k": r"\d+",
     "key": ".+",
     "measure": "[^/]+",
+    "opponent": "[^/]+",
+    "seat": _one_of(("first", "second")),
+    "result": _one_of(("win", "draw", "loss")),
 }
 
 
