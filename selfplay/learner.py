@@ -31,13 +31,15 @@ from selfplay.experience import archive_metrics, experience_metrics, panels, sam
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
+from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
+from selfplay.room import check_games, check_room
 from selfplay.state import State
 from selfplay.streams import Stream, python_seed
-from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
+from selfplay.units import World, evaluation_units, load_yoked, rating_units, step_units, uniform_objective
 from selfplay.watch import Watch
 
 
@@ -78,6 +80,7 @@ class Learner:
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
         models = open_models(run)
         check_room(run, self.world, models)
+        check_games(run, self.world, models)
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
@@ -87,6 +90,7 @@ class Learner:
         self.state = State(
             archive=TaskArchive(run.archive.capacity, run.archive.retire),
             objective=uniform_objective(run, self.world.envs),
+            opponents=Opponents(run.opponents),
         )
         self._began = time.monotonic()
         self._compilations, self._compiled_elsewhere = Compilations(), 0
@@ -107,6 +111,7 @@ class Learner:
             seats=self._seats(),
             objective=state.objective,
             archive=state.archive,
+            opponents=state.opponents,
         )
         with watch("acquire"):
             groups, spent = self._acquire(units)
@@ -114,7 +119,8 @@ class Learner:
         with watch("refine"):
             refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self)
             values = experience_metrics(refined, state.archive, run)
-            state.archive.record(groups)
+            state.archive.record([group for group in groups if not group.players])
+            state.opponents.record(groups)
         with watch("update"):
             values |= self._update(refined, units)
         state.baselines = refined.baselines
@@ -164,7 +170,7 @@ class Learner:
 
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
-        roles = {name: self.run.roles[name] for name in ROLES}
+        roles = {name: self.run.roles[name] for name in self.run.used_roles}
         return {
             name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0) for name, role in roles.items()
         }
@@ -218,9 +224,9 @@ class Learner:
     def _update(self, refined: Refined, units: Sequence[Unit]) -> dict[str, float]:
         """Gradient steps of every policy that some role trains."""
         state, run = self.state, self.run
-        longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in run.roles}
+        longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in _roles(units)}
         values: dict[str, float] = {}
-        for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
+        for name in trained_policies(run):
             batches = minibatches(
                 refined.items,
                 policy=name,
@@ -229,7 +235,7 @@ class Learner:
                 update=run.update,
                 seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
                 multiple=self.joint.updaters[name].row_multiple,
-                max_tokens=longest,  # type: ignore[arg-type]
+                max_tokens=longest,
             )
             reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
             every = run.update.interference_every
@@ -253,10 +259,11 @@ class Learner:
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
         frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        step = self.state.step
-        for name in sorted({r.policy for r in self.run.roles.values() if r.trainable}) if step else ():
+        step, past = self.state.step, self.state.opponents.versions()
+        for name in trained_policies(self.run) if step else ():
             self.cluster.publish(name, step, self.joint.publish(name))
-            self.cluster.retire(name, {step, *((0,) if name in frozen else ())})
+            kept = past if self.run.plays and name == self.run.roles["play"].policy else ()
+            self.cluster.retire(name, {step, *kept, *((0,) if name in frozen else ())})
 
     # ------------------------------------------------------------ a run's life
 
@@ -290,6 +297,11 @@ class Learner:
         """Give the actors their first weights: the base, and the restored version if there is one."""
         for name in self.models:
             self.cluster.publish(name, 0, self.joint.publish(name, base=True))
+        opponents, player = self.state.opponents, self.run.roles["play"].policy
+        for generation in opponents.generations():
+            version = opponents.version_of(generation)
+            if version not in (0, self.state.step):
+                self.cluster.publish(player, version, self.joint.past(player, generation))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
@@ -339,7 +351,8 @@ class Learner:
 
     def _save(self) -> None:
         record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
-        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs())
+        exempt = self.state.opponents.generations()
+        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs(), exempt)
 
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
@@ -348,7 +361,7 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        self.state = State.restored(*self.joint.restore(newest), kept=self.run.archive)
+        self.state = State.restored(*self.joint.restore(newest), run=self.run)
         self.joint.remember()
         return True
 
@@ -357,8 +370,19 @@ def _planned(units: Sequence[Unit]) -> dict[Role, int]:
     """Sequences that the units set out to sample, by role."""
     return {
         "propose": sum(u.rows for u in units if u.kind == "propose"),
-        "solve": sum(u.rows * u.attempts for u in units),
+        "solve": sum(u.rows * u.attempts for u in units if not u.players),
+        "play": sum(len(seats) * u.attempts for u in units for seats in u.learners),
     }
+
+
+def _roles(units: Sequence[Unit]) -> set[Role]:
+    """The roles that some unit samples."""
+    return {role for unit in units for role in unit.sampling}
+
+
+def trained_policies(run: Run) -> list[str]:
+    """Policies that some role of the run trains."""
+    return sorted({run.roles[role].policy for role in run.used_roles if run.roles[role].trainable})
 
 
 def _staleness(refined: Refined, version: int) -> float:
