@@ -29,7 +29,7 @@ LEVELS = (
         "watch",
         "compilations",
     },
-    {"models", "credit", "losses", "templates", "prompts"},
+    {"models", "credit", "losses", "game_tree", "templates", "prompts"},
     {
         "sampler",
         "caches",
