@@ -97,7 +97,20 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Leave in good order."""
 
 
-Message = Step | Interference | Values | ReferenceLogprobs | Logprobs | Remember | Past | Publish | Save | Restore | Stop | Call
+Message = (
+    Step
+    | Interference
+    | Values
+    | ReferenceLogprobs
+    | Logprobs
+    | Remember
+    | Past
+    | Publish
+    | Save
+    | Restore
+    | Stop
+    | Call
+)
 
 
 class Joint:

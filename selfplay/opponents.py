@@ -92,6 +92,10 @@ class Opponents:
         """Versions that must stay loadable."""
         return set(self._pool.values())
 
+    def pool(self) -> dict[int, int]:
+        """Kept generation -> its version, oldest first."""
+        return dict(self._pool)
+
     def version_of(self, generation: int) -> int:
         """The version that ended a kept generation."""
         return self._pool[generation]

@@ -112,8 +112,8 @@ def refine(
 
 
 def _pay_attempts(index: int, group: Group, run: Run) -> list[Paid]:
-    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked, as is a seat of a game
-    that is not learnt from."""
+    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked, as is a seat that
+    is not learnt from."""
     played = bool(group.players)
     unjudged = group.task is not None and not played and len(group.valid) < least_valid(run, len(group.attempts))
     out = []

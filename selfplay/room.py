@@ -1,4 +1,4 @@
-"""What is looked at before a run starts: do templates, prompts and answers fit the models, and is a game what it says?"""
+"""What is looked at before a run starts: do prompts and answers fit the models, and is a game what it says?"""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def check_games(run: Run, world: World, models: Mapping[str, Model]) -> None:
     Raises:
       UserError: with the environment, or the policy.
     """
-    bots = {name: tuple(env.bots()) if isinstance(env, Game) else () for name, env in world.envs.items() if is_game(env)}
+    bots = {
+        name: tuple(env.bots()) if isinstance(env, Game) else () for name, env in world.envs.items() if is_game(env)
+    }
     check_opponents(run.opponents, bots)
     for name in bots:
         env = world.envs[name]
@@ -85,8 +87,8 @@ def check_games(run: Run, world: World, models: Mapping[str, Model]) -> None:
             raise UserError(f"policies.{policy}.template.examples: environment {name} is a game and has no examples")
         if template.kind == "chat" and not prefix_stable(template, models[policy].tokenizer):
             raise UserError(
-                f"policies.{policy}.template: the chat template rewrites what stands before a new turn, and environment "
-                f"{name} has several turns: use kind = text or plain"
+                f"policies.{policy}.template: the chat template rewrites what stands before a new turn, and "
+                f"environment {name} has several turns: use kind = text or plain"
             )
         for _ in _views(env, name):
             pass

@@ -36,6 +36,9 @@ class State:
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
     opponents: Opponents = field(default_factory=lambda: Opponents(config.Opponents()))
 
+    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sums of the average policy of every game that is small enough, as `Arena.state` gives them."""
+
     def record(self) -> dict[str, Any]:
         """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
         summary = {name: v if np.isfinite(v) else None for name, v in self.summary.items()}
@@ -43,7 +46,11 @@ class State:
 
     def blobs(self) -> dict[str, bytes]:
         """What is neither."""
-        return {"archive": self.archive.to_bytes(), "opponents": encode(self.opponents.state())}
+        return {
+            "archive": self.archive.to_bytes(),
+            "opponents": encode(self.opponents.state()),
+            "averages": encode(self.averages),
+        }
 
     @classmethod
     def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, run: Run) -> State:
@@ -53,6 +60,7 @@ class State:
             opponents.restore(decode(blobs["opponents"], Saved))
         return cls(
             opponents=opponents,
+            averages=decode(blobs["averages"], dict[str, dict[str, Any]]) if "averages" in blobs else {},
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
             archive=TaskArchive.from_bytes(blobs["archive"], capacity=kept.capacity, retire=kept.retire),
             **{name: record[name] for name in COUNTERS},

@@ -23,6 +23,9 @@ from selfplay.streams import Stream, python_seed
 EVALUATION_SEED = 0
 """Seed of held-out tasks: the same tasks in every run, so that runs compare task by task."""
 
+RATING = 1 << 20
+"""Index of the first unit of rating games: their draws are not those of held-out tasks."""
+
 Objective = Mapping[str, float]
 """Weights of procedural tasks by "env/mode/difficulty"."""
 
@@ -161,23 +164,20 @@ def _learners(run: Run, now: PolicyRef, line_up: Sequence[Player], row: int) -> 
 
 
 def rating_units(
-    run: Run, envs: Mapping[str, Env], opponents: Opponents, *, generation: int, step: int, player: PolicyRef, first: int
+    run: Run, envs: Mapping[str, Env], opponents: Opponents, *, generation: int, step: int, player: PolicyRef
 ) -> list[Unit]:
-    """Units of games that measure the newest weights against every scripted player and every kept generation.
-
-    Args:
-      first: index of the first unit.
-    """
+    """Units of games that measure the newest weights against every scripted player and every kept generation, one unit
+    an opponent, so that calls have one shape."""
     units: list[Unit] = []
     for name, env in envs.items():
         if not isinstance(env, Game) or not run.evaluate.games:
             continue
         line_ups = opponents.rating_line_ups(player, bots=env.bots(), games=run.evaluate.games)
-        size = run.evaluate.games  # a unit an opponent: calls of one shape
+        size = run.evaluate.games
         for start in range(0, len(line_ups), size):
             players = line_ups[start : start + size]
             seats = {"play": player}
-            base = _unit_base(run, name, env, seats, generation=generation, step=step, index=first + len(units))
+            base = _unit_base(run, name, env, seats, generation=generation, step=step, index=RATING + len(units))
             base["sampling"] = {"play": sampling(run, "play", env, temperature=run.evaluate.temperature)}
             units.append(
                 Unit(
@@ -192,6 +192,21 @@ def rating_units(
                 )
             )
     return units
+
+
+def planned_sequences(units: Sequence[Unit]) -> dict[Role, int]:
+    """Sequences that the units set out to sample and learn from, by role."""
+    return {
+        "propose": sum(u.rows for u in units if u.kind == "propose"),
+        "solve": sum(u.rows * u.attempts for u in units if not u.players),
+        "play": sum(len(seats) * u.attempts for u in units for seats in u.learners),
+    }
+
+
+def longest_completions(units: Sequence[Unit]) -> dict[Role, int]:
+    """Tokens of the longest completion that each role may write."""
+    roles = {role for unit in units for role in unit.sampling}
+    return {role: max(u.sampling[role].max_new_tokens for u in units if role in u.sampling) for role in roles}
 
 
 def is_game(env: Env) -> bool:

@@ -54,6 +54,7 @@ LEVELS = (
         "ratings",
         "programs",
         "units",
+        "room",
         "provenance",
     },
     {
@@ -69,6 +70,9 @@ LEVELS = (
         "archive_table",
         "score",
         "state",
+        "play",
+        "exact_play",
+        "arena",
     },
     {"actor", "joint", "joint_sampler", "learner", "examine", "footprint", "plan", "plan_table", "pretrain"},
     {"cli"},

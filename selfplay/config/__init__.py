@@ -186,6 +186,11 @@ class Run:
         return tuple(role for role in ROLES if (self.plays if role == "play" else solves))
 
     @property
+    def trained_policies(self) -> list[str]:
+        """Policies that some role trains."""
+        return sorted({self.roles[role].policy for role in self.used_roles if self.roles[role].trainable})
+
+    @property
     def main_role(self) -> Role:
         """The role by which the run's policy is known, evaluated and exported."""
         return "solve" if "solve" in self.used_roles else "play"
