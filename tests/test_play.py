@@ -170,7 +170,7 @@ class Clue:
             self.said: list[str] = []
 
         def turn(self) -> Turn | None:
-            text = ("say a", "no, b") [len(self.said) % 2]
+            text = ("say a", "no, b")[len(self.said) % 2]
             return Turn(seat=0, new_messages=(Message("user", text),)) if len(self.said) < 2 else None
 
         def act(self, seat: int, text: str) -> None:
@@ -209,7 +209,8 @@ def test_an_episode_that_no_longer_fits_the_model_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "eos", "expected"), [(" b\n", False, "Q: c\nA:"), (" b", True, "\nQ: c\nA:"), (" b", False, "\nQ: c\nA:")]
+    ("written", "eos", "expected"),
+    [(" b\n", False, "Q: c\nA:"), (" b", True, "\nQ: c\nA:"), (" b", False, "\nQ: c\nA:")],
 )
 def test_what_is_appended_closes_an_answer_once(written: str, eos: bool, expected: str) -> None:
     ids = continue_ids(Template(kind="text"), TOKENIZER, (Message("user", "c"),), written=written, eos=eos)
