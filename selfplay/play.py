@@ -327,10 +327,10 @@ class Play:
             for match in playing:
                 self._bots(match)
             playing = [match for match in playing if not match.over]
-            while len(playing) < places and (match := next(waiting, None)) is not None:
-                match.begin(self.env)
-                self._bots(match)
-                playing += [match] * (not match.over)
+            while len(playing) < places and (new := next(waiting, None)) is not None:
+                new.begin(self.env)
+                self._bots(new)
+                playing += [new] * (not new.over)
         return playing
 
     def _bots(self, match: Match) -> None:

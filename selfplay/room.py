@@ -35,7 +35,7 @@ def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
         model = models[name]
         ends = sorted({*model.config.eos_ids, model.tokenizer.eos_id})
         check_template(policy.template, model.tokenizer, policy=name, eos_ids=ends)
-    solving: list[Role] = [*(["propose"] if run.acquire.mix.get("propose", 0) > 0 else []), "solve"]
+    solving: list[Role] = ["propose", "solve"] if run.acquire.mix.get("propose", 0) > 0 else ["solve"]
     for name, env in world.envs.items():
         roles: list[Role] = ["play"] if is_game(env) else solving
         check_examples(env, {role: template_of(run, role) for role in roles if role != "play"}, name)

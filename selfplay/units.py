@@ -176,7 +176,7 @@ def rating_units(
         size = run.evaluate.games
         for start in range(0, len(line_ups), size):
             players = line_ups[start : start + size]
-            seats = {"play": player}
+            seats: dict[Role, PolicyRef] = {"play": player}
             base = _unit_base(run, name, env, seats, generation=generation, step=step, index=RATING + len(units))
             base["sampling"] = {"play": sampling(run, "play", env, temperature=run.evaluate.temperature)}
             units.append(

@@ -298,7 +298,7 @@ def test_a_critics_rewards_over_two_turns(turns, expected):
     np.testing.assert_allclose(found, expected)
 
 
-def test_gae_over_two_turns_by_hand():
+def test_gae_within_and_across_turns_by_hand():
     # gamma = 0.5, lambda = 0.5, V = 1 before each of three tokens, reward 2 at the last; what was read is passed over:
     # delta_3 = 2 - 1 = 1; delta_2 = delta_1 = 0.5 - 1 = -0.5; A_3 = 1, A_2 = -0.5 + 0.25 = -0.25, A_1 = -0.5625.
     values = np.where(TURN_MASK, 1.0, 9.0)

@@ -1,4 +1,4 @@
-"""Games and dialogues, turn by turn: who reads what, what is kept of it, and that a bot, a hole or an end changes it."""
+"""Games and dialogues, turn by turn: who reads what, what is kept of it, and what bots, holes and ends change."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_move_that_is_cut_off_is_none_but_a_turn_of_one_token_is_whole() -> No
 
 def test_versions_and_bots_at_a_table_each_speak_for_themselves() -> None:
     line_ups = ((ME, PAST), (PAST, ME), (Player(bot="random"), ME), (ME, Player(bot="random")))
-    unit = unit_of(4, tokens=1, players=(), attempts=3) if False else unit_of(4, tokens=1, attempts=3)
+    unit = unit_of(4, tokens=1, attempts=3)
     unit = Unit(**{f: getattr(unit, f) for f in unit.__struct_fields__} | {
         "players": line_ups, "learners": ((0,), (1,), (1,), (0,)),
     })  # fmt: skip
