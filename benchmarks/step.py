@@ -13,11 +13,12 @@ import numpy as np
 import envs
 from benchmarks.subject import Subject, spreads
 from benchmarks.update import peak_bytes, settings
-from selfplay.acquire import Speaker
 from selfplay.actor import Actor
 from selfplay.archive import TaskArchive
 from selfplay.cluster.inprocess import InProcess
 from selfplay.config import Acquire, EnvChoice, Policy, RoleConfig, Run
+from selfplay.opponents import Opponents
+from selfplay.play import Speaker
 from selfplay.errors import UserError
 from selfplay.models import Tokenizer
 from selfplay.models.sharding import make_mesh
@@ -83,6 +84,7 @@ class Steps:
         units = step_units(
             self.run, self.world, generation=1, step=self.step, seats={"propose": ref, "solve": ref},
             objective=uniform_objective(self.run, self.world.envs), archive=TaskArchive(1),
+            opponents=Opponents(self.run.opponents),
         )  # fmt: skip
         [(_, groups, spent)] = self.cluster.run(units)
         self._check([t.turn_starts[0] for g in groups for t in g.attempts], prompt_tokens)

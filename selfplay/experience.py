@@ -37,6 +37,10 @@ def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict
     attempts = [a for g in groups for a in g.valid]
     for name in sorted({name for a in attempts for name in a.verdict.parts}):
         values[f"reward/part/{name}"] = _mean([a.verdict.parts.get(name, 0.0) for a in attempts])
+    ages = [groups[p.group].step - 1 - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable]
+    values["async/staleness_mean"] = float(np.mean(ages)) if ages else 0.0
+    for role, kept in refined.baselines.items():
+        values |= {f"baseline/{role}/{key}": value for key, value in kept.items()}
     return values | (_proposal_metrics(proposed, archive) if proposed else {})
 
 
@@ -112,16 +116,6 @@ def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[s
         "propose/novel_cluster_frac": _mean([archive.cluster_count(t) == 0 for t in tasks]),
         "propose/difficulty_mean": _mean([t.difficulty for t in tasks]),
     }
-
-
-def staleness(refined: Refined, version: int) -> float:
-    """Mean age in versions of what was sampled to be learnt from."""
-    return _mean([version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable])
-
-
-def baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Moving averages of the rewards, by role and key."""
-    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}
 
 
 def archive_metrics(archive: TaskArchive) -> dict[str, float]:

@@ -28,15 +28,7 @@ from selfplay.cluster.local import LocalCluster
 from selfplay.compilations import Compilations
 from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
-from selfplay.experience import (
-    archive_metrics,
-    baseline_curves,
-    experience_metrics,
-    panels,
-    samples,
-    staleness,
-    task_lines,
-)
+from selfplay.experience import archive_metrics, experience_metrics, panels, samples, task_lines
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
@@ -153,7 +145,7 @@ class Learner:
         state.tokens += fresh
         state.episodes += len(refined.paid)
         self._last = refined
-        self._record_step(refined, values | baseline_curves(state.baselines), watch, spent, fresh)
+        self._record_step(refined, values, watch, spent, fresh)
 
     def end_generation(self) -> None:
         """Evaluate, set the next objective, write everything down, and save the generation."""
@@ -192,10 +184,11 @@ class Learner:
 
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
-        roles = {name: self.run.roles[name] for name in self.run.used_roles}
-        return {
-            name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0) for name, role in roles.items()
-        }
+        return {name: self._ref(name, self.state.step - 1) for name in self.run.used_roles}
+
+    def _ref(self, name: Role, version: int) -> PolicyRef:
+        role = self.run.roles[name]
+        return PolicyRef(role.policy, version if role.trainable else 0)
 
     def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
         groups: list[Group] = []
@@ -209,28 +202,27 @@ class Learner:
         return groups, spent
 
     def _evaluate(self, *, whole: bool) -> dict[str, float]:
-        state, role, plan = self.state, self.run.roles["solve"], self.run.evaluate
-        solver = PolicyRef(role.policy, state.step if role.trainable else 0)
+        state, plan = self.state, self.run.evaluate
         units = evaluation_units(
             self.run,
             self.world.envs,
             generation=state.generation,
             step=state.step,
-            solver=solver,
+            solver=self._ref("solve", state.step),
             tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
         )
         return scores(self._acquire(units)[0])
 
     def _play_ratings(self) -> dict[str, float]:
         """Games of the newest weights against every scripted player and kept generation; what games tell."""
-        state, role = self.state, self.run.roles["play"]
+        state = self.state
         units = rating_units(
             self.run,
             self.world.envs,
             state.opponents,
             generation=state.generation,
             step=state.step,
-            player=PolicyRef(role.policy, state.step if role.trainable else 0),
+            player=self._ref("play", state.step),
         )
         state.opponents.record(self._acquire(units)[0])
         self.writer.pictures(state.step, self.arena.pictures(state.opponents))
@@ -274,8 +266,7 @@ class Learner:
                 max_tokens=longest_completions(units),
             )
             reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
-            every = run.update.interference_every
-            if every and state.step % every == 0:
+            if (every := run.update.interference_every) and state.step % every == 0:
                 values |= self.joint.interference(name, batches, reference=reference)
             values |= self.joint.step(
                 name,
@@ -333,9 +324,9 @@ class Learner:
         """Give the actors their first weights: the base, and the restored version if there is one."""
         for name in self.models:
             self.cluster.publish(name, 0, self.joint.publish(name, base=True))
-        player = self.run.roles["play"].policy
+        player, here = self.run.roles["play"].policy, (0, self.state.step)
         for generation, version in self.state.opponents.pool().items():
-            if version not in (0, self.state.step):
+            if version not in here:
                 self.cluster.publish(player, version, self.joint.past(player, generation))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
@@ -367,7 +358,6 @@ class Learner:
             "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
-            "async/staleness_mean": staleness(refined, state.step - 1),
             "async/dropped": 0.0,
         } | archive_metrics(state.archive)
         written = self.writer.step(state.step, state.tokens, values)
