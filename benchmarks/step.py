@@ -17,12 +17,12 @@ from selfplay.actor import Actor
 from selfplay.archive import TaskArchive
 from selfplay.cluster.inprocess import InProcess
 from selfplay.config import Acquire, EnvChoice, Policy, RoleConfig, Run
-from selfplay.opponents import Opponents
-from selfplay.play import Speaker
 from selfplay.errors import UserError
 from selfplay.models import Tokenizer
 from selfplay.models.sharding import make_mesh
+from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
+from selfplay.play import Speaker
 from selfplay.records import PolicyRef
 from selfplay.refine import refine
 from selfplay.sampler import LocalSampler

@@ -38,7 +38,7 @@ class Objective:
 
     def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh) -> None:
         self.config, self.update, self.mesh = config, update, mesh
-        self._temperatures = tuple(roles[role].temperature for role in ROLES)
+        self._temperatures = tuple(roles[role].temperature if role in roles else 1.0 for role in ROLES)
         self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
         self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
 
