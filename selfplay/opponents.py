@@ -62,6 +62,9 @@ class Opponents:
         self._payoffs: dict[str, Payoffs] = {}
         self._form: dict[str, dict[str, Form]] = {}
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Opponents) and self.state() == other.state()
+
     # ------------------------------------------------------------ the pool
 
     def remember(self, version: int, generation: int) -> None:
