@@ -14,7 +14,6 @@ import envs
 from benchmarks.figures import spreads
 from benchmarks.subject import Subject
 from benchmarks.update import peak_bytes, settings
-from selfplay.acquire import Speaker
 from selfplay.actor import Actor
 from selfplay.archive import TaskArchive
 from selfplay.cluster.inprocess import InProcess
@@ -22,7 +21,9 @@ from selfplay.config import Acquire, EnvChoice, Policy, RoleConfig, Run
 from selfplay.errors import UserError
 from selfplay.models import Tokenizer
 from selfplay.models.sharding import make_mesh
+from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
+from selfplay.play import Speaker
 from selfplay.records import PolicyRef
 from selfplay.refine import refine
 from selfplay.sampler import LocalSampler
@@ -84,6 +85,7 @@ class Steps:
         units = step_units(
             self.run, self.world, generation=1, step=self.step, seats={"propose": ref, "solve": ref},
             objective=uniform_objective(self.run, self.world.envs), archive=TaskArchive(1),
+            opponents=Opponents(self.run.opponents),
         )  # fmt: skip
         [(_, groups, spent)] = self.cluster.run(units)
         self._check([t.turn_starts[0] for g in groups for t in g.attempts], prompt_tokens)

@@ -243,6 +243,15 @@ class State(Protocol):
         """Key of what the seat knows: states with equal keys have equal views and equal moves for it."""
 
 
+@runtime_checkable
+class GameEpisode(Episode, Protocol):
+    """An episode that shows its state, for scripted players."""
+
+    @property
+    def state(self) -> State:
+        """Where the game stands."""
+
+
 Bot = Callable[[State, random.Random], str]
 """A scripted player: the state, a source of chance -> a legal move."""
 

@@ -283,6 +283,11 @@ class Play(Generic[P]):
         self._tries = 0
         self._loser: int | None = None
 
+    @property
+    def state(self) -> GameState[P]:
+        """Where the game stands."""
+        return self._state
+
     def turn(self) -> Turn | None:
         seat = self._state.player()
         if seat < 0 or self._loser is not None:

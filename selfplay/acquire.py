@@ -1,4 +1,4 @@
-"""Experience acquisition: run one Unit, from propose and admit to solve and verify.
+"""Experience acquisition: run one Unit, from propose and admit to solve and verify, or to games played.
 
 Letters: N tasks (rows of the unit), G attempts, n tokens of one trajectory.
 """
@@ -14,23 +14,12 @@ import numpy as np
 
 from envs.base import Env, EnvError, Message, Proposable, Rejection, Task, Unchecked, Verdict, Verifiable
 from selfplay.config import Template
-from selfplay.models.tokenizer import Tokenizer
+from selfplay.play import Play, Speaker, answer
 from selfplay.prompts import Recall, pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
-from selfplay.sampler import Sampler
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text
 from selfplay.written import Completion
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """What turns a policy's weights into text: its sampler and its tokenizer."""
-
-    sampler: Sampler
-    tokenizer: Tokenizer
-    max_positions: int
-    """Longest context of the model, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,8 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
     """
     clock = _Clock()
     proposals = _propose(unit, env, speakers, clock) if unit.kind == "propose" else _given(unit, env)
-    attempts, shown = _solve(unit, env, speakers, proposals.outcomes, clock)
+    ways = _play if unit.players else _solve
+    play, shown = ways(unit, env, speakers, proposals.outcomes, clock)
     proposable = env if isinstance(env, Proposable) else None
     groups = [
         Group(
@@ -73,10 +63,12 @@ def acquire(unit: Unit, env: Env, speakers: Mapping[str, Speaker]) -> tuple[list
             task=None if isinstance(outcome, Rejection) else outcome,
             rejection=outcome if isinstance(outcome, Rejection) else None,
             proposal=proposals.trajectories[row],
-            attempts=attempts[row],
+            attempts=play.trajectories(row),
             demonstration=shown[row],
             shape=proposable.shape(outcome) if proposable and isinstance(outcome, Task) else "",
             seats=unit.seats,
+            players=unit.players[row] if unit.players else (),
+            games=play.results(row) if unit.players else (),
         )
         for row, outcome in enumerate(proposals.outcomes)
     ]
@@ -176,56 +168,33 @@ def _given(unit: Unit, env: Env) -> Proposals:
 
 def _solve(
     unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
-) -> tuple[list[tuple[Trajectory, ...]], list[Trajectory | None]]:
+) -> tuple[Play, list[Trajectory | None]]:
     """G attempts at every task, and demonstrations where they are wanted; a rejection is a hole in the same batch."""
-    ref, spec = unit.seats["solve"], unit.sampling["solve"]
-    speaker = speakers[ref.policy]
+    speaker = speakers[unit.seats["solve"].policy]
     writer = prompter(unit, "solve", env, speaker.tokenizer)
-    room = speaker.max_positions - spec.max_new_tokens
-    prompts = [None if isinstance(o, Rejection) else writer.solve(o, *_besides(unit, env, o, room)) for o in outcomes]
+    room = speaker.max_positions - unit.sampling["solve"].max_new_tokens
+    tasks = [None if isinstance(o, Rejection) else o for o in outcomes]
+    prompts = [None if task is None else writer.solve(task, *_besides(unit, env, task, room)) for task in tasks]
     if unit.hint:  # it is the hint that may leave no room: such a task is not tried again
         prompts = [None if p is None or len(p) > room else p for p in prompts]
+    tried = [None if prompt is None else task for task, prompt in zip(tasks, prompts, strict=True)]
     demonstrations = [
-        _demonstration(unit, env, speaker, o, p) if unit.demonstrate and isinstance(o, Task) and p is not None else None
-        for o, p in zip(outcomes, prompts, strict=True)
+        _demonstration(unit, env, speaker, t, p) if unit.demonstrate and t is not None and p is not None else None
+        for t, p in zip(tried, prompts, strict=True)
     ]
-    if all(p is None for p in prompts):
-        return [()] * len(prompts), demonstrations
-    stream = Stream.EVALUATE if unit.kind == "evaluate" else Stream.SOLVE
-    keys = row_keys(unit.seed, stream, unit.generation, unit.step, unit.place, unit.rows * unit.attempts)
-    with clock.sampling():
-        completions, _ = speaker.sampler.start(ref.weights, prompts, keys, spec, attempts=unit.attempts)
-    attempts: list[tuple[Trajectory, ...]] = []
-    with clock.verifying():
-        for row, (outcome, prompt) in enumerate(zip(outcomes, prompts, strict=True)):
-            if isinstance(outcome, Rejection) or prompt is None:
-                attempts.append(())
-                continue
-            own = completions[row * unit.attempts : (row + 1) * unit.attempts]
-            texts = [_read(c, speaker, unit, "solve") for c in own]
-            attempts.append(
-                tuple(
-                    _trajectory(
-                        unit,
-                        "solve",
-                        ref,
-                        prompt,
-                        c,
-                        judge(env, outcome, said, truncated=c.finish == "length"),
-                        text,
-                        task_key=outcome.key,
-                        answer=answer(env, outcome, said) if unit.answers and c.finish != "length" else "",
-                    )
-                    for c, (text, said) in zip(own, texts, strict=True)
-                )
-            )
-    return attempts, demonstrations
+    play = Play(unit, env, speakers, tried, role="solve", clock=clock, first=prompts)
+    play.run()
+    return play, demonstrations
 
 
-def answer(env: Env, task: Task, text: str) -> str:
-    """What the environment reads in a text, as a text by which equal answers are told; empty = nothing."""
-    found = env.parse(task, text) if isinstance(env, Verifiable) else text.strip()
-    return "" if found is None else str(found)
+def _play(
+    unit: Unit, env: Env, speakers: Mapping[str, Speaker], outcomes: Sequence[Task | Rejection], clock: _Clock
+) -> tuple[Play, list[Trajectory | None]]:
+    """G games of every deal."""
+    tasks = [None if isinstance(o, Rejection) else o for o in outcomes]
+    play = Play(unit, env, speakers, tasks, role="play", clock=clock)
+    play.run()
+    return play, [None] * len(tasks)
 
 
 def _besides(unit: Unit, env: Env, task: Task, room: int) -> tuple[tuple[Message, ...], Recall | None]:
@@ -255,25 +224,6 @@ def _read(completion: Completion, speaker: Speaker, unit: Unit, role: Role) -> t
     ids = completion.ids[:-1] if completion.finish == "eos" else completion.ids
     text = speaker.tokenizer.decode(ids)
     return text, answer_text(unit.templates.get(role, Template()), text, unit.sampling[role].stop)
-
-
-def judge(env: Env, task: Task, text: str, *, truncated: bool) -> Verdict:
-    """The verdict on one answer. One that was cut off earns nothing; a failing environment is `env_error`."""
-    try:
-        episode = env.open(task)
-        try:
-            episode.turn()
-            episode.act(0, text)
-            if episode.turn() is not None:
-                raise EnvError(f"environment {task.env} asks for a second turn: only single-turn tasks are played")
-            verdict = episode.verdicts()[0]
-        finally:
-            episode.close()
-    except EnvError as error:
-        return Verdict(0.0, "env_error", {"error": 1.0} if str(error) else {})
-    if truncated and (verdict.status == "ok" or verdict.reward > 0):
-        return Verdict(0.0, "wrong" if verdict.status == "ok" else verdict.status, {"truncated": 1.0})
-    return verdict
 
 
 def _trajectory(

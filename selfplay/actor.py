@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 import envs
 from envs.base import Env
-from selfplay.acquire import Speaker, acquire
+from selfplay.acquire import acquire
 from selfplay.cluster.base import Params, Timings
 from selfplay.compilations import Compilations
 from selfplay.config import Policy
@@ -18,6 +18,7 @@ from selfplay.models.config import read_config
 from selfplay.models.hf import locate
 from selfplay.models.lora import with_adapter
 from selfplay.models.tokenizer import load_tokenizer
+from selfplay.play import Speaker
 from selfplay.records import Group, PolicyRef, Unit
 from selfplay.sampler import LocalSampler
 from selfplay.tree import build

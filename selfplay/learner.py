@@ -18,6 +18,7 @@ import envs
 from selfplay import recipe
 from selfplay.actor import ENTRY
 from selfplay.archive import TaskArchive
+from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
@@ -38,19 +39,22 @@ from selfplay.heed import Heed
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
+from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import ROLES, Group, PolicyRef, Role, Unit
+from selfplay.records import Group, PolicyRef, Role, Unit
 from selfplay.refine import Refined, refine
 from selfplay.refiners import REFINERS, check_refiner
+from selfplay.room import check_games, check_room
 from selfplay.state import State
 from selfplay.streams import Stream, draw_seed, python_seed
 from selfplay.units import (
     World,
-    check_room,
     evaluation_units,
     load_yoked,
+    longest_completions,
     planned_sequences,
+    rating_units,
     seed_groups,
     step_units,
     uniform_objective,
@@ -101,15 +105,18 @@ class Learner:
         models = open_models(run)
         check_room(run, self.world, models)
         check_refiner(run, self.world.envs)
+        check_games(run, self.world, models)
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
+        self.arena = Arena(run, self.world.envs, models)
         self.provenance = provenance(run, self.world.envs, models)
         self.models = {name: replace(model, params={}) for name, model in models.items()}
         """Without their weights: those are `joint`'s."""
         self.state = State(
             archive=TaskArchive(run.archive.capacity, run.archive.retire),
             objective=uniform_objective(run, self.world.envs),
+            opponents=Opponents(run.opponents),
         )
         self.state.archive.record(seed_groups(run, self.world.envs))
         self.refiner, self.heed = REFINERS[run.refine.kind], Heed(run.alarms)
@@ -149,6 +156,7 @@ class Learner:
             seats=self._seats(),
             objective=state.objective,
             archive=state.archive,
+            opponents=state.opponents,
             lessons=state.memory.lessons,
         )
         with watch("acquire"):
@@ -157,7 +165,8 @@ class Learner:
         with watch("refine"):
             refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self.joint)
             values = experience_metrics(refined, state.archive, run)
-            state.archive.record(groups)
+            state.archive.record([group for group in groups if not group.players])
+            state.opponents.record(groups)
             state.memory = self.refiner.remember(run, self.world.envs, state.memory, groups)
         with watch("update"):
             values |= self._update(refined, units)
@@ -167,6 +176,7 @@ class Learner:
             state.objective = next_objective(run, self.world.envs, state.solve_rates)
         with watch("publish"):
             self._publish()
+        self.arena.average(self.joint.logprobs, step=state.step)
         fresh = sum(int(p.trajectory.mask.sum()) for p in refined.paid)
         state.tokens += fresh
         state.episodes += len(refined.paid)
@@ -180,10 +190,12 @@ class Learner:
         if self.heed.action == "stop":
             state.stopped = self.heed.reason
         whole = state.generation == 0 or self.finished()
+        if run.plays:
+            state.opponents.remember(state.step, state.generation)
         values: dict[str, float] = {}
         if whole or state.generation % run.evaluate.every == 0:
             with watch("evaluate"):
-                values = self._evaluate(whole=whole)
+                values = self._evaluate(whole=whole) | self._play_ratings()
             state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
@@ -217,16 +229,14 @@ class Learner:
 
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
-        roles = {name: self.run.roles[name] for name in ROLES}
         versions = {"newest": self.state.step - 1, "generation": self._base_step}
-        seats: dict[Role, PolicyRef] = {
-            name: PolicyRef(role.policy, versions[role.plays] if role.trainable else 0) for name, role in roles.items()
-        }
-        return seats | {"solve": self._remembering(seats["solve"])}
+        return {name: self._ref(name, versions[self.run.roles[name].plays]) for name in self.run.used_roles}
 
-    def _remembering(self, solver: PolicyRef) -> PolicyRef:
-        """A solver's version: its weights, and what is remembered."""
-        return PolicyRef(solver.policy, solver.version, self.state.memory.digest)
+    def _ref(self, name: Role, version: int) -> PolicyRef:
+        """A version of the policy that plays a role, the base where it is not trained; a solver's with its memory."""
+        role = self.run.roles[name]
+        memory = self.state.memory.digest if name == "solve" else ""
+        return PolicyRef(role.policy, version if role.trainable else 0, memory)
 
     def _rounds(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Group], dict[str, float]]:
         """Run units, and round by round those that the refiner asks for on top."""
@@ -251,27 +261,40 @@ class Learner:
         return groups, spent
 
     def _evaluate(self, *, whole: bool) -> dict[str, float]:
-        state, role, plan = self.state, self.run.roles["solve"], self.run.evaluate
-        solver = self._remembering(PolicyRef(role.policy, state.step if role.trainable else 0))
+        state, plan = self.state, self.run.evaluate
         units = evaluation_units(
             self.run,
             self.world.envs,
             generation=state.generation,
             step=state.step,
-            solver=solver,
+            solver=self._ref("solve", state.step),
             tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
             lessons=state.memory.lessons,
         )
         return scores(self._acquire(units)[0])
+
+    def _play_ratings(self) -> dict[str, float]:
+        """Games of the newest weights against every scripted player and kept generation; what games tell."""
+        state = self.state
+        units = rating_units(
+            self.run,
+            self.world.envs,
+            state.opponents,
+            generation=state.generation,
+            step=state.step,
+            player=self._ref("play", state.step),
+        )
+        state.opponents.record(self._acquire(units)[0])
+        self.writer.pictures(state.step, self.arena.pictures(state.opponents))
+        return self.arena.curves(state.opponents, self.joint.logprobs)
 
     # ------------------------------------------------------------ update and publish
 
     def _update(self, refined: Refined, units: Sequence[Unit]) -> dict[str, float]:
         """Gradient steps of every policy that some role trains."""
         state, run = self.state, self.run
-        longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in run.roles}
         values: dict[str, float] = {}
-        for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
+        for name in run.trained_policies:
             batches = minibatches(
                 refined.items,
                 policy=name,
@@ -280,11 +303,10 @@ class Learner:
                 update=run.update,
                 seed=python_seed(self._drawn.seed, Stream.MINIBATCH, state.generation, state.step),
                 multiple=self.joint.updaters[name].row_multiple,
-                max_tokens=longest,  # type: ignore[arg-type]
+                max_tokens=longest_completions(units),
             )
             reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
-            every = run.update.interference_every
-            if every and state.step % every == 0:
+            if (every := run.update.interference_every) and state.step % every == 0:
                 values |= self.joint.interference(name, batches, reference=reference)
             values |= self.joint.step(
                 name,
@@ -304,12 +326,13 @@ class Learner:
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
         frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        step, keep = self.state.step, set[int]()
+        step, past, keep = self.state.step, self.state.opponents.versions(), set[int]()
         if any(role.plays == "generation" for role in self.run.roles.values()):
             keep = {self._base_step}
-        for name in sorted({r.policy for r in self.run.roles.values() if r.trainable}) if step else ():
+        for name in self.run.trained_policies if step else ():
             self.cluster.publish(name, step, self.joint.publish(name))
-            self.cluster.retire(name, {step, *keep, *((0,) if name in frozen else ())})
+            kept = past if self.run.plays and name == self.run.roles["play"].policy else ()
+            self.cluster.retire(name, {step, *keep, *kept, *((0,) if name in frozen else ())})
 
     # ------------------------------------------------------------ a run's life
 
@@ -343,6 +366,10 @@ class Learner:
         """Give the actors their first weights: the base, and the restored version if there is one."""
         for name in self.models:
             self.cluster.publish(name, 0, self.joint.publish(name, base=True))
+        player, here = self.run.roles["play"].policy, (0, self.state.step)
+        for generation, version in self.state.opponents.pool().items():
+            if version not in here:
+                self.cluster.publish(player, version, self.joint.past(player, generation))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
@@ -400,7 +427,9 @@ class Learner:
 
     def _save(self) -> None:
         record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
-        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs())
+        exempt = self.state.opponents.generations()
+        self.state.averages = self.arena.state()
+        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs(), exempt)
 
     def roll_back(self) -> None:
         """Return to the last generation before the alarm, or to the one before where that was tried; draw otherwise.
@@ -418,7 +447,8 @@ class Learner:
         self.heed.forget()
 
     def _take_up(self, generation: int) -> None:
-        self.state = State.restored(*self.joint.restore(generation), kept=self.run.archive)
+        self.state = State.restored(*self.joint.restore(generation), run=self.run)
+        self.arena.restore(self.state.averages)
         self.joint.remember()
 
     def restore(self) -> bool:

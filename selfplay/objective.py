@@ -38,7 +38,7 @@ class Objective:
 
     def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh) -> None:
         self.config, self.update, self.mesh = config, update, mesh
-        self._temperatures = tuple(roles[role].temperature for role in ROLES)
+        self._temperatures = tuple(roles[role].temperature if role in roles else 1.0 for role in ROLES)
         self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
         self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
 
@@ -239,7 +239,7 @@ def interference_metrics(gradients: Mapping[str, Params]) -> dict[str, float]:
     """Norms of the roles' gradients, and the cosine between the two where both have one."""
     norms = {role: float(_norm(gradient)) for role, gradient in gradients.items()}
     metrics = {f"grad_norm/{role}": norm for role, norm in norms.items()}
-    if len(norms) == 2 and min(norms.values()) > 0:
+    if {"propose", "solve"} <= norms.keys() and min(norms.values()) > 0:
         dot = float(_vdot(gradients["propose"], gradients["solve"]))
         metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
     return metrics

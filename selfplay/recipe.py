@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.base import EnvUserError, Proposable, Unchecked
+from envs.base import Env, EnvUserError, Proposable, Unchecked
 from selfplay import flags
 from selfplay.config import EnvChoice, Hosts, Run
 from selfplay.errors import UserError, nearest
@@ -23,7 +23,7 @@ from selfplay.folders import CONFIG, PART
 from selfplay.tree import Table, build, dump_toml, merge, plain
 
 FOLDER = Path(__file__).parent / "recipes"
-REPLACED = ("envs", "acquire.mix")
+REPLACED = ("envs", "acquire.mix", "opponents.mix")
 HEADER = "# The resolved configuration of this run, every field of it. Edit a recipe, not this file.\n\n"
 
 
@@ -124,8 +124,7 @@ def check_envs(run: Run) -> None:
     """Refuse a run whose environments do not exist, lack what it asks for, or cannot propose where it proposes."""
     for name, choice in run.envs.items():
         env = envs.make(name, **choice.options)
-        if env.spec.seats != 1:
-            raise EnvUserError(f"environment {name} has {env.spec.seats} seats: only single-seat tasks are played yet")
+        _check_seats(run, name, env)
         for label, asked, has in (
             ("modes", choice.modes, env.spec.modes),
             ("difficulties", choice.difficulties, env.spec.difficulties),
@@ -138,12 +137,31 @@ def check_envs(run: Run) -> None:
                 f"propose.leak: environment {name} makes no tasks of rejected proposals; dsl does, or write "
                 "`unchecked` (docs/environments.md)"
             )
-        if _proposes(run.acquire.mix) and not isinstance(env, Proposable):
-            others = [n for n in names() if not _proposes(load(n).table.get("acquire", {}).get("mix", {"propose": 1}))]
+        if _proposes(run.acquire.mix) and env.spec.seats == 1 and not isinstance(env, Proposable):
+            mixes = {n: load(n).table.get("acquire", {}).get("mix", {"propose": 1}) for n in names()}
+            others = [n for n, mix in mixes.items() if not _proposes(mix) and "play" not in mix]
             raise UserError(
                 f"environment {name} cannot turn proposals into tasks, and recipe {run.recipe} proposes; "
                 f"recipes that work: {', '.join(others)}"
             )
+
+
+def _check_seats(run: Run, name: str, env: Env) -> None:
+    """Refuse a game where the recipe plays none, tasks where it only plays, and games that are not zero-sum."""
+    game = env.spec.seats > 1
+    if game and not (run.plays and env.spec.zero_sum and env.spec.seats == 2):
+        what = f"is a game of {env.spec.seats} seats" + ("" if env.spec.zero_sum else " that is not zero-sum")
+        if run.plays:
+            raise UserError(f"environment {name} {what}: zero-sum games of two seats are played")
+        raise UserError(f"environment {name} {what}, and recipe {run.recipe} plays none; {_works(plays=True)}")
+    if not game and "solve" not in run.used_roles:
+        raise UserError(f"environment {name} is no game, and recipe {run.recipe} only plays; {_works(plays=False)}")
+
+
+def _works(*, plays: bool) -> str:
+    """The recipes that play games, or those that do not."""
+    found = [n for n in names() if ("play" in load(n).table.get("acquire", {}).get("mix", {})) == plays]
+    return f"recipes that work: {', '.join(found)}"
 
 
 def to_toml(run: Run) -> str:

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 
 from envs.base import Message, Rejection, Split, Task, Verdict
+from selfplay.config import ROLES as ROLES
+from selfplay.config import Role as Role
 from selfplay.config import Template
 
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
-Role = Literal["propose", "solve"]
 Finish = Literal["stop", "length", "eos", "abandoned"]
 
 FORMAT = 1
@@ -46,6 +47,18 @@ class Lesson(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     question: tuple[Message, ...]
     answer: str
+
+
+class Player(msgspec.Struct, frozen=True):
+    """Who sits at a seat of a game: a version of a policy or a scripted bot of the environment, exactly one of them."""
+
+    policy: str = ""
+    version: int = 0
+    bot: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.policy) == bool(self.bot):
+            raise ValueError(f"a player is a policy or a bot, got policy {self.policy!r} and bot {self.bot!r}")
 
 
 class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,11 +106,11 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     shown: tuple[tuple[Task, ...], ...] = ()
     """For a propose unit: the tasks that each ask shows, one tuple an ask."""
     rows: int
-    """Proposals of a propose unit, tasks of any other."""
+    """Proposals of a propose unit, tasks (of a game: deals) of any other."""
     per_ask: int = 1
     """Sibling proposals that answer the same ask."""
     attempts: int = 1
-    """G: solution attempts a task."""
+    """G: solution attempts a task, games a deal."""
     leak: float = 0.0
     """Share of rejected proposals that become tasks all the same."""
     answers: bool = False
@@ -115,6 +128,10 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """Roles whose tokens never reach a loss."""
     templates: dict[Role, Template] = {}
     """How each role is spoken to; a role that is missing reads plain texts."""
+    players: tuple[tuple[Player, ...], ...] = ()
+    """Of games: who sits at each seat, one tuple a row, the same through all games of the row."""
+    learners: tuple[tuple[int, ...], ...] = ()
+    """Of games: the seats that are learnt from, one tuple a row."""
 
     @property
     def place(self) -> int:
@@ -147,9 +164,9 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     """Of an attempt. A proposal's is its validity: reward 1 when admitted, else 0 and `unparsed` or `illegal`."""
     text: str
-    """The decoded completion of the last turn, for transcripts."""
+    """What followed the prompt, decoded, for transcripts; of several turns all, what was read between them too."""
     answer: str = ""
-    """What the environment read in it, where the unit asked for answers; empty = nothing, or it was cut off."""
+    """What the environment read in the last turn, where the unit asked for answers; empty = nothing, or cut off."""
     task_key: str = ""
     parent_key: str = ""
     """What siblings share: the task of an attempt, the ask of a proposal."""
@@ -157,6 +174,15 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def truncated(self) -> bool:
         return "length" in self.finish
+
+
+class GameResult(msgspec.Struct, frozen=True):
+    """How one game ended, for every seat, also one that a bot had or that never came to move."""
+
+    verdicts: tuple[Verdict, ...]
+    """One a seat."""
+    moves: int
+    """Turns of all seats together."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +207,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     shape: str = ""
     """The environment's coarse bucket of the task."""
     seats: dict[Role, PolicyRef]
+    players: tuple[Player, ...] = ()
+    """Of a game: who sat at each seat. `attempts` then holds a Trajectory a game and seat that a policy played, game
+    after game; a seat that never came to move has none."""
+    games: tuple[GameResult, ...] = ()
+    """Of a game: how each ended."""
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.rejection is None):
@@ -242,8 +273,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     loss: str
     """Name of the loss, a key of losses.LOSSES."""
 
-
-ROLES: tuple[Role, ...] = ("propose", "solve")
 
 T = TypeVar("T")
 

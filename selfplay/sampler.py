@@ -18,7 +18,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.caches import ROW_BUCKET, Rows, grow, merge, row_buckets, slot_bucket, slots_of, take, up
+from selfplay.caches import (
+    LEAST_SLOTS,
+    ROW_BUCKET,
+    TOKEN_BUCKET,
+    Rows,
+    grow,
+    merge,
+    row_buckets,
+    slot_bucket,
+    slots_of,
+    take,
+    up,
+)
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
@@ -132,12 +144,18 @@ class LocalSampler:
         *,
         attempts: int = 1,
     ) -> tuple[list[Completion], Context]:
-        """Prefill each prompt once, repeat its cache rows `attempts` times, and decode."""
+        """Prefill each prompt once, repeat its cache rows `attempts` times, and decode.
+
+        Holes alone cost nothing: rows that `extend` then begins with what they read first.
+        """
         texts = [_NOTHING if p is None else np.asarray(p, np.int32) for p in prompts]
         asked = np.array([p is not None for p in prompts]).repeat(attempts)
         if any(p is not None and not len(p) for p in prompts):
             raise ValueError("a prompt must hold at least one token; None is a hole")
         rows = self._check(len(texts) * attempts, keys, spec)
+        if not asked.any():
+            nobody = tuple([_NOTHING] * len(asked))
+            return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         width = self._width(texts, spec)
         ids, lengths = _pad(texts, up(len(texts), ROW_BUCKET), width)
         hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
@@ -152,7 +170,8 @@ class LocalSampler:
     ) -> tuple[list[Completion], Context]:
         """Read the appended tokens into the cached rows and decode on.
 
-        Each row's last token is read again before them, so that a row can also go on with nothing appended.
+        Each row's last token is read again before them, so that a row can also go on with nothing appended. Where many
+        sit out, only the others are computed.
         """
         if not isinstance(context, LocalContext):
             raise TypeError(f"LocalSampler continues its own contexts, got {type(context).__name__}")
@@ -162,12 +181,43 @@ class LocalSampler:
         new = [_NOTHING if a is None else np.asarray(a, np.int32) for a in appended]
         contexts = [np.concatenate(pair) for pair in zip(context.ids, new, strict=True)]
         asked = np.array([a is not None and c.size > 0 for a, c in zip(appended, contexts, strict=True)])
-        slots = max(slot_bucket(self._width(contexts, spec)), *(slots_of(cache) for cache, _ in context.pieces))
-        read, count = _pad([c[-1 - n.size :] for c, n in zip(contexts, new, strict=True)], rows)
-        _, position = _pad(contexts, rows)
-        params, cache = self._of(context.ref), self._split(merge(context.pieces, slots))
-        hidden, cache = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), cache)
-        return self._decode(context.ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
+        going = np.flatnonzero(asked)
+        if not going.size:
+            return [_HOLE] * len(asked), context
+        width = self._width([contexts[row] for row in going], spec)
+        slots = max(slot_bucket(width), *(slots_of(cache) for cache, _ in context.pieces))
+        cache, params = self._split(merge(context.pieces, slots)), self._of(context.ref)
+        room = min(b for b in {rows} | row_buckets(rows, self._parts) if b >= going.size)
+        if room == rows:
+            going = np.arange(len(new))
+        part = cache if room == rows else self._split(take(cache, np.resize(going, room)))
+        texts = [contexts[row][-1 - new[row].size :] for row in going]
+        read, count = _pad(texts, room, _few_tokens(max((t.size for t in texts), default=1)))
+        _, position = _pad([contexts[row] for row in going], room)
+        hidden, part = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), part)
+        state = self._rows(hidden, position, keys[going], part, spec)
+        done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
+        if room == rows:
+            return done, continued
+        return self._beside(context.ref, cache, contexts, going, done, continued)
+
+    def _beside(
+        self,
+        ref: PolicyRef,
+        cache: Cache,
+        contexts: Sequence[np.ndarray],
+        going: np.ndarray,
+        done: Sequence[Completion],
+        continued: LocalContext,
+    ) -> tuple[list[Completion], LocalContext]:
+        """All rows of a context of which only those `going` were continued: the others wait in the cache as it was."""
+        completions = [_HOLE] * len(contexts)
+        ids, lost = list(contexts), np.iinfo(np.int32).max
+        for row, completion, whole in zip(going, done, continued.ids, strict=True):
+            completions[row], ids[row] = completion, whole
+        homes = np.concatenate([going, [lost]]).astype(np.int64)
+        pieces = [(part, homes[np.minimum(home, len(going))]) for part, home in continued.pieces]
+        return completions, LocalContext(ref, tuple(ids), ((cache, np.arange(len(contexts))), *pieces))
 
     def _decode(
         self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
@@ -218,6 +268,13 @@ class LocalSampler:
         start = self._put(position)
         noise = uniforms(_pad_rows(keys, len(position)), start, length=up(spec.max_new_tokens))
         return Rows(hidden, start, noise, cache)
+
+    def _empty(self, ref: PolicyRef, rows: int) -> Cache:
+        """A cache in which nothing was read yet."""
+        shape = rows, self.config.kv_heads, LEAST_SLOTS, self.config.head_dim
+        zeros = np.zeros(shape, self._of(ref)["embed"].dtype)
+        cache: Cache = self._split([(self._put(zeros), self._put(zeros)) for _ in range(self.config.layers)])
+        return cache
 
     def _put(self, arrays: Any) -> Any:
         """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
@@ -318,6 +375,12 @@ def _segment(
 
 
 _NOTHING = np.zeros(0, np.int32)
+_HOLE = Completion(_NOTHING, np.zeros(0, np.float32), "abandoned")
+
+
+def _few_tokens(n: int) -> int:
+    """The width of what is appended: a power of two while it is short, as the moves of a game are."""
+    return up(n) if n > TOKEN_BUCKET // 2 else 1 << (n - 1).bit_length()
 
 
 def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:

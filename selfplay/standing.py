@@ -31,8 +31,8 @@ class Tally(msgspec.Struct, kw_only=True):
     """Attempts that the environment failed on (`env_error`)."""
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a rate of which k of n were seen; (0, 1) for n = 0.
+def wilson(k: float, n: float, z: float = Z) -> tuple[float, float]:
+    """The score interval of a rate of which k of n were seen, 95 % unless told otherwise; (0, 1) for n = 0.
 
     (k + z^2 / 2) / (n + z^2) -+ z / (n + z^2) * sqrt(k (n - k) / n + z^2 / 4)
 
@@ -41,7 +41,7 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    centre, half = (k + Z * Z / 2) / (n + Z * Z), Z / (n + Z * Z) * sqrt(k * (n - k) / n + Z * Z / 4)
+    centre, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * sqrt(k * (n - k) / n + z * z / 4)
     return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
 
 

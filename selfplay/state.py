@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from selfplay import config
 from selfplay.archive import TaskArchive
-from selfplay.config import Archive
+from selfplay.config import Run
 from selfplay.memory import Memory
+from selfplay.opponents import Opponents, Saved
+from selfplay.records import decode, encode
 
 
 @dataclass
@@ -39,6 +42,9 @@ class State:
     """Why an alarm ended the run; empty = none did."""
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
     memory: Memory = field(default_factory=Memory)
+    opponents: Opponents = field(default_factory=lambda: Opponents(config.Opponents()))
+    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sums of the average policy of every game that is small enough, as `Arena.state` gives them."""
 
     def note_roll_back(self, left: State, target: int, *, minutes: float) -> None:
         """This is the state of generation `target` again, after `left`: what that one has spent stays spent."""
@@ -52,12 +58,22 @@ class State:
 
     def blobs(self) -> dict[str, bytes]:
         """What is neither."""
-        return {"archive": self.archive.to_bytes(), "memory": self.memory.to_bytes()}
+        return {
+            "archive": self.archive.to_bytes(),
+            "memory": self.memory.to_bytes(),
+            "opponents": encode(self.opponents.state()),
+            "averages": encode(self.averages),
+        }
 
     @classmethod
-    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, kept: Archive) -> State:
-        """The inverse of the two above, the archive with its bounds as they are configured now."""
+    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, run: Run) -> State:
+        """The inverse of the two above, with bounds as they are configured now."""
+        opponents, kept = Opponents(run.opponents), run.archive
+        if "opponents" in blobs:  # a generation of before there were games has none
+            opponents.restore(decode(blobs["opponents"], Saved))
         return cls(
+            opponents=opponents,
+            averages=decode(blobs["averages"], dict[str, dict[str, Any]]) if "averages" in blobs else {},
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
             archive=TaskArchive.from_bytes(blobs["archive"], capacity=kept.capacity, retire=kept.retire),
             memory=Memory.from_bytes(blobs["memory"]) if "memory" in blobs else Memory(),

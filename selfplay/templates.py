@@ -94,6 +94,33 @@ def prompt_ids(template: Template, tokenizer: Tokenizer, messages: Sequence[Mess
     return tokenizer.begin(encode(tokenizer, render(template, tokenizer, messages)))
 
 
+def continue_ids(
+    template: Template, tokenizer: Tokenizer, messages: Sequence[Message], *, written: str, eos: bool
+) -> np.ndarray:
+    """Ids [n] int32 to append to a context that ends with an answer: what closes it, new messages, and the beginning
+    of the next answer.
+
+    What a policy read and wrote is never rendered again. So this is what a template that is `prefix_stable` would
+    write next, less the end of the turn where the answer holds it already.
+
+    Args:
+      written: the answer, decoded without special tokens.
+      eos: whether the answer's last token is one that ends it.
+    """
+    if template.kind == "plain":
+        pieces = render(template, tokenizer, messages)
+    elif template.kind == "text":
+        after = template.assistant.partition("{text}")[2]
+        pieces = [Piece("" if after in written else after, True), *_text(template, tokenizer, messages)]
+    else:
+        pieces = render(template, tokenizer, (*_PROBE[:2], *messages))
+        closing = [i for i, p in enumerate(pieces) if not p.ours][1] + 1
+        mark = end_of_turn(template, tokenizer) if eos else None
+        said = pieces[closing].text.lstrip().removeprefix(mark) if mark else pieces[closing].text
+        pieces = [Piece(said, True), *pieces[closing + 1 :]]
+    return encode(tokenizer, pieces)
+
+
 def encode(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> np.ndarray:
     """Ids [n] int32 of some pieces; only what is ours can name a special token.
 

@@ -21,6 +21,8 @@ ALL = (
     "azr-frozen",
     "azr-released",
     "expert-iteration",
+    "fixed-opponent",
+    "league",
     "memory",
     "pretrained",
     "rlvr",
@@ -28,6 +30,8 @@ ALL = (
     "rzero",
     "soc",
     "spin",
+    "spiral",
+    "spiral-no-rae",
     "star",
     "yoked",
 )

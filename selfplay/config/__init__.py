@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from selfplay.config.alarms import Action, Alarm, Alarms, Forgetting, Mismatch
-from selfplay.config.bounds import check
+from selfplay.config.bounds import ROLES, Role, check
 from selfplay.config.experience import (
     Acquire,
     Centre,
@@ -31,7 +31,9 @@ from selfplay.config.experience import (
     TemplateKind,
     Truncated,
     Truth,
+    Turns,
 )
+from selfplay.config.games import Learn, OpponentKind, Opponents
 from selfplay.config.learning import (
     Begin,
     Critic,
@@ -65,6 +67,7 @@ from selfplay.config.running import (
 from selfplay.errors import UserError
 
 __all__ = [
+    "ROLES",
     "Acquire",
     "Action",
     "Alarm",
@@ -90,12 +93,15 @@ __all__ = [
     "KlEstimator",
     "KlPlace",
     "KlReference",
+    "Learn",
     "Lora",
     "LossName",
     "Mesh",
     "Mismatch",
     "Modes",
     "Objective",
+    "OpponentKind",
+    "Opponents",
     "Output",
     "Pay",
     "Plays",
@@ -106,6 +112,7 @@ __all__ = [
     "Remat",
     "Replay",
     "Retire",
+    "Role",
     "RoleConfig",
     "Run",
     "Scale",
@@ -116,6 +123,7 @@ __all__ = [
     "TemplateKind",
     "Truncated",
     "Truth",
+    "Turns",
     "Update",
 ]
 
@@ -133,13 +141,12 @@ class Run:
     hosts: Hosts = field(default_factory=Hosts)
     mesh: Mesh = field(default_factory=Mesh)
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
-    roles: Mapping[str, RoleConfig] = field(
-        default_factory=lambda: {"propose": RoleConfig(credit=Credit(key=("parent",))), "solve": RoleConfig()}
-    )
+    roles: Mapping[str, RoleConfig] = field(default_factory=dict)
     envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
     propose: Propose = field(default_factory=Propose)
     acquire: Acquire = field(default_factory=Acquire)
     refine: Refine = field(default_factory=Refine)
+    opponents: Opponents = field(default_factory=Opponents)
     update: Update = field(default_factory=Update)
     evaluate: Evaluate = field(default_factory=Evaluate)
     objective: Objective = field(default_factory=Objective)
@@ -149,13 +156,20 @@ class Run:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", "in 0..2^31-1", self.seed)
-        check(set(self.roles) == {"propose", "solve"}, "roles", "propose and solve", sorted(self.roles))
+        check(set(self.roles) <= set(ROLES), "roles", f"among {', '.join(ROLES)}", sorted(self.roles))
+        object.__setattr__(self, "roles", default_roles() | dict(self.roles))
         check(
             len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
             "envs",
             "at least one with a weight above 0",
             sorted(self.envs),
         )
+        late = [g for g in self.opponents.fixed if g >= self.schedule.generations]
+        if self.opponents.drawn("fixed") and late:
+            raise UserError(
+                f"opponents.fixed: there is no generation {late[0]} to play against before the run's end "
+                f"(schedule.generations = {self.schedule.generations})"
+            )
         for name, role in self.roles.items():
             if role.policy not in self.policies:
                 raise UserError(f"roles.{name}.policy is {role.policy!r}; policies: {', '.join(sorted(self.policies))}")
@@ -178,7 +192,38 @@ class Run:
     @property
     def playing(self) -> tuple[str, ...]:
         """Roles that play in training."""
-        return ("propose", "solve") if self.acquire.mix.get("propose", 0) > 0 else ("solve",)
+        proposes = self.acquire.mix.get("propose", 0) > 0
+        return tuple(name for name in self.used_roles if proposes or name != "propose")
+
+    @property
+    def plays(self) -> bool:
+        """Whether the run plays games."""
+        return self.acquire.mix.get("play", 0) > 0
+
+    @property
+    def used_roles(self) -> tuple[Role, ...]:
+        """The roles that the run gives to policies: of games, of tasks, or both."""
+        solves = any(weight > 0 for source, weight in self.acquire.mix.items() if source != "play")
+        return tuple(role for role in ROLES if (self.plays if role == "play" else solves))
+
+    @property
+    def trained_policies(self) -> list[str]:
+        """Policies that some role trains."""
+        return sorted({self.roles[role].policy for role in self.used_roles if self.roles[role].trainable})
+
+    @property
+    def main_role(self) -> Role:
+        """The role by which the run's policy is known, evaluated and exported."""
+        return "solve" if "solve" in self.used_roles else "play"
+
+
+def default_roles() -> dict[str, RoleConfig]:
+    """Every role as it is where nothing is said of it."""
+    return {
+        "propose": RoleConfig(credit=Credit(key=("parent",))),
+        "solve": RoleConfig(),
+        "play": RoleConfig(credit=Credit(centre="ema", key=("env", "seat"))),
+    }
 
 
 def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
@@ -196,9 +241,9 @@ def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
             )
     if name == "propose" and "task" in credit.key and run.acquire.mix.get("propose", 0) > 0:
         raise UserError("roles.propose.credit.key task leaves every proposal without siblings: use parent")
-    if name == "solve" and "task" in credit.key and run.acquire.group_size < 2:
+    if name in run.used_roles and name != "propose" and "task" in credit.key and run.acquire.group_size < 2:
         raise UserError(
-            f"roles.solve.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
+            f"roles.{name}.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
             f"got {run.acquire.group_size}"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from selfplay.config.bounds import check
+from selfplay.config.bounds import ROLES, check
 from selfplay.errors import UserError
 
 LossName = Literal["reinforce", "ppo", "nll", "logistic"]
@@ -64,13 +64,13 @@ class Kl:
         if self.place == "reward" and self.estimator != "k1":
             raise UserError(f"update.kl.place = reward takes estimator k1, got {self.estimator!r}")
         for role, coef in self.coef.items():
-            check(role in ("propose", "solve"), "update.kl.coef", "by role: propose, solve", role)
+            check(role in ROLES, "update.kl.coef", f"by role: {', '.join(ROLES)}", role)
             check(coef >= 0, f"update.kl.coef.{role}", ">= 0", coef)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Whose KL is taken: roles with a coefficient, or both where none has one (to be looked at)."""
-        return tuple(role for role, coef in self.coef.items() if coef > 0) or ("propose", "solve")
+        """Whose KL is taken: roles with a coefficient, or all where none has one (to be looked at)."""
+        return tuple(role for role, coef in self.coef.items() if coef > 0) or ROLES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 """Five points of the viridis map, for the values 0, 1/4, 1/2, 3/4 and 1."""
 
 _ROW, _LEFT, _TOP, _BOTTOM = 24, 36, 26, 22
+_LETTER, _LONGEST = 6, 6
+"""Pixels of a letter, and letters of a column's label that fit."""
 _WIDTH = 900
 """Pixels that the columns share; a column takes 3 to 40."""
 
@@ -38,10 +40,10 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *,
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values {values.shape} do not fit {len(rows)} rows and {len(columns)} columns")
     width = max(3, min(40, _WIDTH // len(columns)))
-    size = (max(_LEFT + width * len(columns) + 8, 260), _TOP + _ROW * len(rows) + _BOTTOM)
+    size = (max(_LEFT + width * len(columns) + 8, _LETTER * len(title) + 16), _TOP + _ROW * len(rows) + _BOTTOM)
     image = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
-    draw.text((6, 6), f"{title}, difficulty x generation", fill=_INK, font=font)
+    draw.text((6, 6), title, fill=_INK, font=font)
     cells = Image.fromarray(colour(values)).resize((width * len(columns), _ROW * len(rows)), Image.Resampling.NEAREST)
     image.paste(cells, (_LEFT, _TOP))
     for r, name in enumerate(rows):
@@ -49,7 +51,7 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *,
     every = math.ceil(28 / width)  # leave a label 28 pixels
     for c in range(0, len(columns), every):
         place = (_LEFT + width * c + width // 2, _TOP + _ROW * len(rows) + 4)
-        draw.text(place, columns[c], fill=_INK, font=font, anchor="mt")
+        draw.text(place, columns[c][:_LONGEST], fill=_INK, font=font, anchor="mt")
     if width >= 28:
         for (r, c), v in np.ndenumerate(values):
             if not math.isnan(v):

@@ -128,6 +128,11 @@ class RunWriter:
         for name, markdown in panels.items():
             self._events.text(step, f"transcripts/{name}", markdown)
 
+    def pictures(self, step: int, drawn: Mapping[str, np.ndarray]) -> None:
+        """Images of TensorBoard: name -> [H, W, 3] uint8."""
+        for name, picture in drawn.items():
+            self._events.image(step, name, picture)
+
     def samples(self, records: Sequence[Sample]) -> None:
         """Transcripts for samples.jsonl, long texts cut."""
         self._samples.append_all(
@@ -219,7 +224,8 @@ class RunWriter:
                 rows = sorted({d for grid in grids for d in grid.get(env, {})}, reverse=True)
                 # A share that was not written is 0 in a generation with proposals, and no value in one without.
                 table = [[g[env].get(d, 0.0) if env in g else math.nan for g in grids] for d in rows]
-                picture = heat_map(np.asarray(table), [str(d) for d in rows], columns, title=f"{env}: {name}")
+                title = f"{env}: {name}, difficulty x generation"
+                picture = heat_map(np.asarray(table), [str(d) for d in rows], columns, title=title)
                 self._events.image(step, f"{name}/{env}", picture)
 
 
