@@ -23,7 +23,7 @@ FORMAT = 1
 """Version of the records and of the generation folder."""
 
 
-class PolicyRef(msgspec.Struct, frozen=True):
+class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which weights: a policy's name and its version (the learner step that published it)."""
 
     policy: str

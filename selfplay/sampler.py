@@ -271,9 +271,8 @@ class LocalSampler:
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
-        shape = rows, self.config.kv_heads, LEAST_SLOTS, self.config.head_dim
-        zeros = np.zeros(shape, self._of(ref)["embed"].dtype)
-        cache: Cache = self._split([(self._put(zeros), self._put(zeros)) for _ in range(self.config.layers)])
+        empty = decoder.empty_cache(self.config, rows, LEAST_SLOTS, self._of(ref)["embed"].dtype)
+        cache: Cache = self._split(self._put(empty))
         return cache
 
     def _put(self, arrays: Any) -> Any:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from selfplay.errors import SelfplayError, UserError
 from selfplay.models import Cache, ModelConfig, Params, decoder, load, logits
 from selfplay.models.config import read_config
+from selfplay.models.decoder import empty_cache
 from selfplay.models.hf import locate
 
 LOGIT_ENTRIES = 2**26
@@ -114,9 +115,7 @@ def _score_rows(
     read, wanted = np.zeros((2, rows, slots), np.int32)
     for row, text in enumerate(texts):
         read[row, : text.size - 1], wanted[row, : text.size - 1] = text[:-1], text[1:]
-    shape = (rows, config.kv_heads, slots, config.head_dim)
-    dtype = params["embed"].dtype
-    cache: Cache = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers)]
+    cache = empty_cache(config, rows, slots, params["embed"].dtype)
     parts = []
     for start in range(0, slots, chunk):
         piece = slice(start, start + chunk)

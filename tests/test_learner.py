@@ -433,8 +433,10 @@ def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -
         assert len(opened.state.memory.lessons) == steps[-1]["memory/lessons"]
 
 
-COVERED = ("quickstart", "rlvr", "pretrained", "azr", "azr-frozen", "azr-released", "soc")
-"""Recipes whose every path through the loop another test or recipe takes."""
+AZR = ("azr", "azr-frozen", "azr-released", "soc")
+GAMES = ("fixed-opponent", "league", "spiral", "spiral-no-rae")
+COVERED = ("quickstart", "rlvr", "pretrained", *AZR, *GAMES)
+"""Recipes whose every path through the loop another test or recipe takes; games: test_games_run.py."""
 
 
 @pytest.mark.parametrize("name", [n for n in recipe.names() if n not in COVERED])

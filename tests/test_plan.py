@@ -19,7 +19,7 @@ from selfplay.config import Lora, RoleConfig, Update
 from selfplay.errors import UserError
 from selfplay.footprint import SCRATCH, Scratch, Subject, compiled_scratch, device_bytes, model_bytes, shortened
 from selfplay.models import ModelConfig
-from selfplay.models.decoder import abstract_params, prefill
+from selfplay.models.decoder import abstract_params, empty_cache, prefill
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_sharding, make_mesh, parameter_shardings
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command
@@ -117,8 +117,8 @@ def test_weights_that_a_decode_gathers_are_counted():
     def split(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=by_rows)
 
-    keys, values = (config.head_dim, 64), (64, config.head_dim)
-    cache = [tuple(split(rows, config.kv_heads, *shape) for shape in (keys, values))] * config.layers
+    shapes = jax.eval_shape(lambda: empty_cache(config, rows, 64, "float32"))
+    cache = jax.tree.map(lambda x: split(*x.shape), shapes)
     state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), cache)
     arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
     held = _segment.lower(config, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes

@@ -24,7 +24,8 @@ from selfplay.learner import train
 from selfplay.models import ModelConfig, init_params, load, save
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.prompts import Prompter, check_examples
-from selfplay.units import World, check_room
+from selfplay.room import check_room
+from selfplay.units import World
 
 BARE = character_tokenizer()
 OPTIONS: dict[str, Any] = {

@@ -26,7 +26,7 @@ from selfplay.experience import experience_metrics
 from selfplay.losses import logistic
 from selfplay.memory import Memory
 from selfplay.packing import minibatches
-from selfplay.records import Group, Lesson, PolicyRef, Role
+from selfplay.records import ROLES, Group, Lesson, PolicyRef, Role
 from selfplay.refine import Refined, learning_roles, proposal_pay, refine
 from selfplay.refiners import REFINERS
 from selfplay.votes import majority, vote_metrics
@@ -138,8 +138,8 @@ def test_rzero_teaches_only_where_votes_are_split() -> None:
 def test_rzero_takes_turns() -> None:
     schedule = recipe.resolve("rzero").schedule
     turns = [learning_roles(schedule, step) for step in range(1, 42)]
-    assert turns[:5] == [("propose",)] * 5 and turns[5:20] == [("solve",)] * 15
-    assert turns[20:40] == turns[:20] and learning_roles(Schedule(), 7) == ("propose", "solve")
+    assert turns[:5] == [("propose", "play")] * 5 and turns[5:20] == [("solve", "play")] * 15  # play takes no turns
+    assert turns[20:40] == turns[:20] and learning_roles(Schedule(), 7) == ROLES
     found = [voting(g, "aabc") for g in groups("1:wwww", "2:wwww")]
     roles = {item.trajectory.role for item in refined(found, run_of("rzero")).items}
     assert roles == {"propose"}  # step 1

@@ -334,6 +334,16 @@ def prefill(
     return last_hidden(hidden, lengths), [with_slots(layer, slots) for layer in written]
 
 
+def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> Cache:
+    """A cache in which nothing was read yet."""
+    keys, values = (config.head_dim, slots), (slots, config.head_dim)
+
+    def zeros(shape: tuple[int, int]) -> Array:
+        return jnp.zeros((rows, config.kv_heads, *shape), dtype)
+
+    return [(zeros(keys), zeros(values)) for _ in range(config.layers)]  # arrays of their own: a cache is donated
+
+
 def with_slots(layer: LayerCache, slots: int) -> LayerCache:
     """A layer's cache with empty slots behind those that there are, up to `slots`."""
     keys, values = layer
