@@ -211,9 +211,27 @@ def _moments(x: Vector, weights: Vector, ddof: int) -> tuple[float, float]:
     return mean, float(np.sqrt((weights * (x - mean) ** 2).sum() / (total - ddof)))
 
 
-def spread(advantage: float, mask: np.ndarray) -> Vector:
-    """[n] float32: the advantage of a trajectory at each of its policy tokens, 0 elsewhere."""
-    return np.where(mask, np.float32(advantage), np.float32(0.0))
+def spread(advantage: float, mask: np.ndarray, shares: Vector | float = 1.0) -> Vector:
+    """[n] float32: the advantage of a trajectory at each of its policy tokens, times its turn's share, 0 elsewhere."""
+    return np.where(mask, np.float32(advantage) * np.asarray(shares, np.float32), np.float32(0.0))
+
+
+def turn_shares(turns: int, *, credit: Credit) -> Vector:
+    """[turns] what each turn of a trajectory gets of its advantage or reward.
+
+    broadcast: 1; discounted: gamma^(turns to go), the last one 1; terminal: 0, the last one 1. With gamma = 1 and a
+    reward at a game's end, broadcast is REINFORCE's return from every turn on.
+    Source: copied to every turn, SPIRAL, arXiv:2506.24119; later turns weigh more, SPAG, arXiv:2404.10642.
+    """
+    to_go = np.arange(turns)[::-1]
+    if credit.turns == "broadcast":
+        return np.ones(turns)
+    return np.asarray(credit.gamma**to_go if credit.turns == "discounted" else to_go == 0, np.float64)
+
+
+def turn_numbers(length: int, starts: Sequence[int]) -> np.ndarray:
+    """[n] int: which turn each token belongs to; those before the first turn count as its own."""
+    return np.maximum(np.searchsorted(np.asarray(starts), np.arange(length), side="right") - 1, 0)
 
 
 # ---------------------------------------------------------------- token rewards and a critic
@@ -229,6 +247,20 @@ def token_rewards(reward: float, mask: np.ndarray) -> Vector:
     return rewards
 
 
+def turn_rewards(reward: float, mask: np.ndarray, starts: Sequence[int], *, credit: Credit) -> Vector:
+    """[n]: a critic's rewards: each turn's share of a trajectory's, at the last policy token of the turn."""
+    turns = turn_numbers(len(mask), starts)
+    return np.where(turn_ends(mask, starts), reward * turn_shares(len(starts), credit=credit)[turns], 0.0)
+
+
+def turn_ends(mask: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """[n] bool: the last policy token of every turn."""
+    ends, turn = np.zeros(len(mask), bool), turn_numbers(len(mask), starts)
+    for number in range(len(starts)):
+        ends[np.flatnonzero(mask & (turn == number))[-1:]] = True
+    return ends
+
+
 def kl_penalty(logprobs: Vector, reference_logprobs: Vector, mask: np.ndarray, *, coef: float) -> Vector:
     """[n]: -coef * k1 a policy token, k1 = log pi(x) - log ref(x), to be added to the rewards.
 
@@ -238,7 +270,15 @@ def kl_penalty(logprobs: Vector, reference_logprobs: Vector, mask: np.ndarray, *
     return np.where(mask, -coef * (np.asarray(logprobs, np.float64) - reference_logprobs), 0.0)
 
 
-def gae(rewards: Vector, values: Vector, mask: np.ndarray, *, gamma: float, gae_lambda: float) -> tuple[Vector, Vector]:
+def gae(
+    rewards: Vector,
+    values: Vector,
+    mask: np.ndarray,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    ends: np.ndarray | None = None,
+) -> tuple[Vector, Vector]:
     """Generalised advantage estimates over the policy's own tokens, whatever stands between them.
 
     With t running over the tokens that the policy chose, V_t the value before token t, and V = 0 after the last:
@@ -249,6 +289,7 @@ def gae(rewards: Vector, values: Vector, mask: np.ndarray, *, gamma: float, gae_
       rewards: [n], 0 wherever the policy did not choose the token.
       values: [n] critic's estimate before each policy token; ignored elsewhere.
       mask: [n] True = a token that the policy chose.
+      ends: [n] True = a policy token that looks no further: V = 0 after it. The last one always does.
 
     Returns:
       [n] advantages and [n] returns, both 0 off the policy's tokens. With lambda = 1 a return is the discounted
@@ -261,6 +302,8 @@ def gae(rewards: Vector, values: Vector, mask: np.ndarray, *, gamma: float, gae_
     advantages, returns = np.zeros(len(mask)), np.zeros(len(mask))
     next_value = next_advantage = 0.0
     for t in chosen[::-1]:
+        if ends is not None and ends[t]:
+            next_value = next_advantage = 0.0
         delta = rewards[t] + gamma * next_value - values[t]
         next_advantage = delta + gamma * gae_lambda * next_advantage
         next_value = values[t]
@@ -276,18 +319,22 @@ def critic_advantages(
     keys: Sequence[tuple[Hashable, ...]],
     *,
     credit: Credit,
+    ends: Sequence[np.ndarray | None] = (),
 ) -> list[tuple[Vector, Vector]]:
     """GAE of every trajectory of one role in a step, then the scale of `credit` over all their tokens.
 
     The advantages are divided by their standard deviation within each key, not centred again: the critic is the
     centre. weighting = sequence gives each trajectory the same total weight in that deviation.
 
+    Args:
+      ends: of each trajectory, see `gae`; nothing = each is seen through to its end.
+
     Returns:
       [N] pairs of float32 [n]: advantages, and returns in the units of the rewards.
     """
     pairs = [
-        gae(r, v, m, gamma=credit.gamma, gae_lambda=credit.gae_lambda)
-        for r, v, m in zip(rewards, values, masks, strict=True)
+        gae(r, v, m, gamma=credit.gamma, gae_lambda=credit.gae_lambda, ends=e)
+        for r, v, m, e in zip(rewards, values, masks, ends or [None] * len(masks), strict=True)
     ]
     if credit.scale != "one" and pairs:
         flat = np.concatenate([a[np.asarray(m, bool)] for (a, _), m in zip(pairs, masks, strict=True)])

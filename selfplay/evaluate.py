@@ -83,7 +83,7 @@ def moving_solve_rates(kept: Mapping[str, float], groups: Iterable[Group], *, de
     """Moving estimate of p by "env/difficulty" from training groups: p <- decay p + (1 - decay) mean."""
     met: dict[str, list[float]] = {}
     for group in groups:
-        if group.task is not None and group.valid:
+        if group.task is not None and group.valid and not group.players:
             met.setdefault(f"{group.env}/{group.task.difficulty}", []).append(group.solve_rate)
     out = dict(kept)
     for name, rates in met.items():

@@ -52,7 +52,7 @@ def examine(
       tasks: tasks a difficulty and split.
       samples: attempts a task, n of the unbiased pass@k.
     """
-    policy = run.roles["solve"].policy
+    policy = run.roles[run.main_role].policy
     cluster = InProcess(make_worker({"policies": {policy: plain(Policy(model=subject.model))}}))
     made = {name: envs.make(name, **choice.options) for name, choice in run.envs.items()}
     run = replace(run, evaluate=replace(run.evaluate, tasks_per_unit=max(1, ROWS // samples)))
@@ -114,7 +114,7 @@ def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run
         run = replace(run, envs={env: run.envs[env]})
     generations = Generations(folder / "generations", run.output.keep)
     wanted = which_generation(generations, generation, folder)
-    policy = run.roles["solve"].policy
+    policy = run.roles[run.main_role].policy
     model = load(run.policies[policy].model)
     found = weights_of(generations, wanted, policy, run.policies[policy], model)
     subjects = [Subject(f"generation {wanted}", str(model.path), found)]

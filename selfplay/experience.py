@@ -17,21 +17,19 @@ from selfplay.refine import Refined
 from selfplay.standing import STANDINGS
 
 NAN = float("nan")
+SEATS = ("first", "second")
 
 
 def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict[str, float]:
     """Curves of a step, names as in docs/metrics.md; `archive` as it was before this step."""
     groups = refined.groups
     proposed = [g for g in groups if g.proposal is not None]
-    judged = [g for g in groups if g.valid]
+    judged = [g for g in groups if g.valid and not g.players]
     values: dict[str, float] = {}
-    for env in run.envs:
-        values[f"solve_rate/{env}"] = _mean([g.solve_rate for g in judged if g.env == env])
-    rates = np.array([g.solve_rate for g in judged])
-    low, high = run.propose.band
-    values["curriculum/p_zero_frac"] = _mean(rates == 0)
-    values["curriculum/p_one_frac"] = _mean(rates == 1)
-    values["curriculum/p_band_frac"] = _mean((rates >= low) & (rates <= high))
+    if "solve" in run.used_roles:
+        values |= _solve_metrics(judged, run)
+    for env in sorted({g.env for g in groups if g.players}):
+        values |= _game_metrics([g for g in groups if g.env == env], env)
     values |= _role_metrics(refined)
     statuses = Counter(a.verdict.status for g in groups for a in g.attempts)
     for status in STATUSES:
@@ -40,6 +38,38 @@ def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict
     for name in sorted({name for a in attempts for name in a.verdict.parts}):
         values[f"reward/part/{name}"] = _mean([a.verdict.parts.get(name, 0.0) for a in attempts])
     return values | (_proposal_metrics(proposed, archive) if proposed else {})
+
+
+def _solve_metrics(judged: Sequence[Group], run: Run) -> dict[str, float]:
+    values = {f"solve_rate/{env}": _mean([g.solve_rate for g in judged if g.env == env]) for env in run.envs}
+    rates = np.array([g.solve_rate for g in judged])
+    low, high = run.propose.band
+    return values | {
+        "curriculum/p_zero_frac": _mean(rates == 0),
+        "curriculum/p_one_frac": _mean(rates == 1),
+        "curriculum/p_band_frac": _mean((rates >= low) & (rates <= high)),
+    }
+
+
+def _game_metrics(groups: Sequence[Group], env: str) -> dict[str, float]:
+    """How the games of a step went, whoever sat there; the same rows on every side count in both seats."""
+    games = [game for g in groups for game in g.games if all(v.status != "env_error" for v in game.verdicts)]
+    statuses = [verdict.status for game in games for verdict in game.verdicts]
+    moves = sum(game.moves for game in games)
+    values = {
+        "illegal_rate": statuses.count("illegal") / moves if moves else NAN,
+        "moves": _mean([game.moves for game in games]),
+    }
+    for seat, name in enumerate(SEATS):
+        rewards = np.array([game.verdicts[seat].reward for game in games])
+        best = np.array([max(v.reward for v in game.verdicts) for game in games])
+        level = np.array([len({v.reward for v in game.verdicts}) == 1 for game in games], bool)
+        values |= {
+            f"{name}_reward": _mean(rewards),
+            f"{name}_win": _mean((rewards == best) & ~level),
+            f"{name}_draw": _mean(level),
+        }
+    return {f"game/{env}/{name}": value for name, value in values.items()}
 
 
 def _role_metrics(refined: Refined) -> dict[str, float]:
@@ -55,10 +85,10 @@ def _role_metrics(refined: Refined) -> dict[str, float]:
         values[f"advantage/{role}_std"] = float(np.std(advantages)) if advantages else NAN
     signal: dict[int, bool] = {}
     for i, p in enumerate(refined.paid):
-        if p.trajectory.role == "solve" and not p.masked:
+        if p.trajectory.role != "propose" and not p.masked:
             signal[p.group] = signal.get(p.group, False) or refined.advantages[i] != 0
     values["group/zero_adv_frac"] = _mean([not s for s in signal.values()])
-    with_attempts = {p.group for p in refined.paid if p.trajectory.role == "solve"}
+    with_attempts = {p.group for p in refined.paid if p.trajectory.role != "propose"}
     values["group/masked_frac"] = 1 - len(signal) / len(with_attempts) if with_attempts else NAN
     return values
 
@@ -84,6 +114,16 @@ def _proposal_metrics(proposed: Sequence[Group], archive: TaskArchive) -> dict[s
     }
 
 
+def staleness(refined: Refined, version: int) -> float:
+    """Mean age in versions of what was sampled to be learnt from."""
+    return _mean([version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable])
+
+
+def baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Moving averages of the rewards, by role and key."""
+    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}
+
+
 def archive_metrics(archive: TaskArchive) -> dict[str, float]:
     """Curves of what is remembered after a step."""
     clusters, standings = archive.clusters, archive.standings
@@ -104,7 +144,7 @@ def task_lines(groups: Sequence[Group]) -> list[TaskLine]:
     return [
         TaskLine(step=g.step, unit=g.unit, row=g.row, task=g.task, solve_rate=g.solve_rate if g.valid else None)
         for g in groups
-        if g.task is not None
+        if g.task is not None and not g.players
     ]
 
 

@@ -7,7 +7,7 @@ run of one process calls them too, and says nothing to nobody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,16 @@ class Remember(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+class Logprobs(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    trajectories: list[Trajectory]
+
+
+class Past(msgspec.Struct, frozen=True, tag=True):
+    policy: str
+    generation: int
+
+
 class Publish(msgspec.Struct, frozen=True, tag=True):
     policy: str
     base: bool
@@ -87,7 +97,20 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Leave in good order."""
 
 
-Message = Step | Interference | Values | ReferenceLogprobs | Remember | Publish | Save | Restore | Stop | Call
+Message = (
+    Step
+    | Interference
+    | Values
+    | ReferenceLogprobs
+    | Logprobs
+    | Remember
+    | Past
+    | Publish
+    | Save
+    | Restore
+    | Stop
+    | Call
+)
 
 
 class Joint:
@@ -144,6 +167,20 @@ class Joint:
         with self.calls.together(ReferenceLogprobs(policy, list(trajectories))):
             return self.updaters[policy].logprobs(self._reference(policy), trajectories)
 
+    def logprobs(self, policy: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        """Log-probabilities under the weights as they are now, [n] a trajectory."""
+        with self.calls.together(Logprobs(policy, list(trajectories))):
+            updater = self.updaters[policy]
+            return updater.logprobs(updater.weights(self.policies[policy].params), trajectories)
+
+    def past(self, policy: str, generation: int) -> Params:
+        """What was trained, as a kept generation has it; lies as `publish` lets it lie."""
+        with self.calls.together(Past(policy, generation)):
+            found = self.generations.load_params(generation, policy, self.policies[policy].params)
+            dtype = self.updaters[policy].dtype
+            params: Params = jax.tree.map(lambda x: x.astype(dtype), found)
+            return self._for_actors(params)
+
     def remember(self) -> None:
         """A generation ends: its weights are the previous ones from now on, where a reference reads them."""
         if self.run.update.kl.reference == "previous_generation":
@@ -160,9 +197,13 @@ class Joint:
                 params = self._bases[policy]
             else:  # from now on nobody here reads it
                 params = self._bases.pop(policy)
-            if self.mesh.is_multi_process and actors_of(self.run):
-                return self.hosts.fetch(params) or {}
-            return params
+            return self._for_actors(params)
+
+    def _for_actors(self, params: Params) -> Params:
+        """As it lies, but whole where actor processes of a learner of several are to have it."""
+        if self.mesh.is_multi_process and actors_of(self.run):
+            return self.hosts.fetch(params) or {}
+        return params
 
     def worker(self) -> Actor:
         """The actor within the learner, which samples on the learner's mesh."""
@@ -171,10 +212,12 @@ class Joint:
         speakers = make_speakers(self.worker_spec, self.mesh)
         return Actor({n: replace(s, sampler=JointSampler(s.sampler, self.calls)) for n, s in speakers.items()})
 
-    def save(self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
-        """Write a generation; record and blobs are process 0's to give."""
+    def save(
+        self, generation: int, record: Mapping[str, Any], blobs: Mapping[str, bytes], exempt: Collection[int] = ()
+    ) -> None:
+        """Write a generation; record, blobs and what retention leaves alone are process 0's to give."""
         with self.calls.together(Save(generation)):
-            self.generations.save(generation, self._arrays(), record, blobs=blobs)
+            self.generations.save(generation, self._arrays(), record, blobs=blobs, exempt=exempt)
 
     def restore(self, generation: int) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Take up the weights of a complete generation, from whatever mesh; returns its record and its blobs."""
@@ -258,6 +301,10 @@ def _obey(joint: Joint, echo: Echo, message: Message) -> None:
             joint.values(policy, trajectories)
         case ReferenceLogprobs(policy, trajectories):
             joint.reference_logprobs(policy, trajectories)
+        case Logprobs(policy, trajectories):
+            joint.logprobs(policy, trajectories)
+        case Past(policy, generation):
+            echo.published[policy] = joint.past(policy, generation)
         case Remember():
             joint.remember()
         case Publish(policy, base):

@@ -20,6 +20,7 @@ import envs
 from selfplay import recipe
 from selfplay.actor import ENTRY
 from selfplay.archive import TaskArchive
+from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
@@ -27,17 +28,36 @@ from selfplay.cluster.local import LocalCluster
 from selfplay.compilations import Compilations
 from selfplay.config import Run
 from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, scores
-from selfplay.experience import archive_metrics, experience_metrics, panels, samples, task_lines
+from selfplay.experience import (
+    archive_metrics,
+    baseline_curves,
+    experience_metrics,
+    panels,
+    samples,
+    staleness,
+    task_lines,
+)
 from selfplay.hosts import Hosts
 from selfplay.joint import Joint, actors_of, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
+from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import ROLES, Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
 from selfplay.refine import Refined, refine
+from selfplay.room import check_games, check_room
 from selfplay.state import State
 from selfplay.streams import Stream, python_seed
-from selfplay.units import World, check_room, evaluation_units, load_yoked, step_units, uniform_objective
+from selfplay.units import (
+    World,
+    evaluation_units,
+    load_yoked,
+    longest_completions,
+    planned_sequences,
+    rating_units,
+    step_units,
+    uniform_objective,
+)
 from selfplay.watch import Watch
 
 
@@ -78,15 +98,18 @@ class Learner:
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
         models = open_models(run)
         check_room(run, self.world, models)
+        check_games(run, self.world, models)
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
+        self.arena = Arena(run, self.world.envs, models)
         self.provenance = provenance(run, self.world.envs, models)
         self.models = {name: replace(model, params={}) for name, model in models.items()}
         """Without their weights: those are `joint`'s."""
         self.state = State(
             archive=TaskArchive(run.archive.capacity, run.archive.retire),
             objective=uniform_objective(run, self.world.envs),
+            opponents=Opponents(run.opponents),
         )
         self._began = time.monotonic()
         self._compilations, self._compiled_elsewhere = Compilations(), 0
@@ -107,14 +130,16 @@ class Learner:
             seats=self._seats(),
             objective=state.objective,
             archive=state.archive,
+            opponents=state.opponents,
         )
         with watch("acquire"):
             groups, spent = self._acquire(units)
-        planned = _planned(units)
+        planned = planned_sequences(units)
         with watch("refine"):
             refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self)
             values = experience_metrics(refined, state.archive, run)
-            state.archive.record(groups)
+            state.archive.record([group for group in groups if not group.players])
+            state.opponents.record(groups)
         with watch("update"):
             values |= self._update(refined, units)
         state.baselines = refined.baselines
@@ -123,21 +148,24 @@ class Learner:
             state.objective = next_objective(run, self.world.envs, state.solve_rates)
         with watch("publish"):
             self._publish()
+        self.arena.average(self.joint.logprobs, step=state.step)
         fresh = sum(int(p.trajectory.mask.sum()) for p in refined.paid)
         state.tokens += fresh
         state.episodes += len(refined.paid)
         self._last = refined
-        self._record_step(refined, values | _baseline_curves(state.baselines), watch, spent, fresh)
+        self._record_step(refined, values | baseline_curves(state.baselines), watch, spent, fresh)
 
     def end_generation(self) -> None:
         """Evaluate, set the next objective, write everything down, and save the generation."""
         state, run, watch = self.state, self.run, Watch()
         state.minutes = self._minutes()
         whole = state.generation == 0 or self.finished()
+        if run.plays:
+            state.opponents.remember(state.step, state.generation)
         values: dict[str, float] = {}
         if whole or state.generation % run.evaluate.every == 0:
             with watch("evaluate"):
-                values = self._evaluate(whole=whole)
+                values = self._evaluate(whole=whole) | self._play_ratings()
             state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
@@ -164,7 +192,7 @@ class Learner:
 
     def _seats(self) -> dict[Role, PolicyRef]:
         """Who plays what: the newest weights, or the base for a role that is not trained."""
-        roles = {name: self.run.roles[name] for name in ROLES}
+        roles = {name: self.run.roles[name] for name in self.run.used_roles}
         return {
             name: PolicyRef(role.policy, self.state.step - 1 if role.trainable else 0) for name, role in roles.items()
         }
@@ -193,6 +221,21 @@ class Learner:
         )
         return scores(self._acquire(units)[0])
 
+    def _play_ratings(self) -> dict[str, float]:
+        """Games of the newest weights against every scripted player and kept generation; what games tell."""
+        state, role = self.state, self.run.roles["play"]
+        units = rating_units(
+            self.run,
+            self.world.envs,
+            state.opponents,
+            generation=state.generation,
+            step=state.step,
+            player=PolicyRef(role.policy, state.step if role.trainable else 0),
+        )
+        state.opponents.record(self._acquire(units)[0])
+        self.writer.pictures(state.step, self.arena.pictures(state.opponents))
+        return self.arena.curves(state.opponents, self.joint.logprobs)
+
     # ------------------------------------------------------------ refine's questions to the weights
 
     def values(self, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
@@ -218,9 +261,8 @@ class Learner:
     def _update(self, refined: Refined, units: Sequence[Unit]) -> dict[str, float]:
         """Gradient steps of every policy that some role trains."""
         state, run = self.state, self.run
-        longest = {r: max(u.sampling[r].max_new_tokens for u in units if r in u.sampling) for r in run.roles}
         values: dict[str, float] = {}
-        for name in sorted({r.policy for r in run.roles.values() if r.trainable}):
+        for name in run.trained_policies:
             batches = minibatches(
                 refined.items,
                 policy=name,
@@ -229,7 +271,7 @@ class Learner:
                 update=run.update,
                 seed=python_seed(run.seed, Stream.MINIBATCH, state.generation, state.step),
                 multiple=self.joint.updaters[name].row_multiple,
-                max_tokens=longest,  # type: ignore[arg-type]
+                max_tokens=longest_completions(units),
             )
             reference = run.update.kl.place == "loss" and run.update.kl.estimator == "full"
             every = run.update.interference_every
@@ -253,10 +295,11 @@ class Learner:
     def _publish(self) -> None:
         """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
         frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        step = self.state.step
-        for name in sorted({r.policy for r in self.run.roles.values() if r.trainable}) if step else ():
+        step, past = self.state.step, self.state.opponents.versions()
+        for name in self.run.trained_policies if step else ():
             self.cluster.publish(name, step, self.joint.publish(name))
-            self.cluster.retire(name, {step, *((0,) if name in frozen else ())})
+            kept = past if self.run.plays and name == self.run.roles["play"].policy else ()
+            self.cluster.retire(name, {step, *kept, *((0,) if name in frozen else ())})
 
     # ------------------------------------------------------------ a run's life
 
@@ -290,6 +333,10 @@ class Learner:
         """Give the actors their first weights: the base, and the restored version if there is one."""
         for name in self.models:
             self.cluster.publish(name, 0, self.joint.publish(name, base=True))
+        player = self.run.roles["play"].policy
+        for generation, version in self.state.opponents.pool().items():
+            if version not in (0, self.state.step):
+                self.cluster.publish(player, version, self.joint.past(player, generation))
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
@@ -320,7 +367,7 @@ class Learner:
             "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
-            "async/staleness_mean": _staleness(refined, state.step - 1),
+            "async/staleness_mean": staleness(refined, state.step - 1),
             "async/dropped": 0.0,
         } | archive_metrics(state.archive)
         written = self.writer.step(state.step, state.tokens, values)
@@ -339,7 +386,9 @@ class Learner:
 
     def _save(self) -> None:
         record = {"provenance": self.provenance, "config": recipe.to_toml(self.run)}
-        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs())
+        exempt = self.state.opponents.generations()
+        self.state.averages = self.arena.state()
+        self.joint.save(self.state.generation, self.state.record() | record, self.state.blobs(), exempt)
 
     def restore(self) -> bool:
         """Take up the newest complete generation; False = there is none."""
@@ -348,26 +397,10 @@ class Learner:
         if newest is None:
             return False
         check_provenance(self.generations.load_state(newest)["provenance"], self.provenance, report=self._say)
-        self.state = State.restored(*self.joint.restore(newest), kept=self.run.archive)
+        self.state = State.restored(*self.joint.restore(newest), run=self.run)
+        self.arena.restore(self.state.averages)
         self.joint.remember()
         return True
-
-
-def _planned(units: Sequence[Unit]) -> dict[Role, int]:
-    """Sequences that the units set out to sample, by role."""
-    return {
-        "propose": sum(u.rows for u in units if u.kind == "propose"),
-        "solve": sum(u.rows * u.attempts for u in units),
-    }
-
-
-def _staleness(refined: Refined, version: int) -> float:
-    ages = [version - p.trajectory.policy.version for p in refined.paid if p.trajectory.trainable]
-    return float(np.mean(ages)) if ages else 0.0
-
-
-def _baseline_curves(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {f"baseline/{role}/{key}": value for role, kept in baselines.items() for key, value in kept.items()}
 
 
 def _two_parts(name: str) -> str:

@@ -236,7 +236,7 @@ def interference_metrics(gradients: Mapping[str, Params]) -> dict[str, float]:
     """Norms of the roles' gradients, and the cosine between the two where both have one."""
     norms = {role: float(_norm(gradient)) for role, gradient in gradients.items()}
     metrics = {f"grad_norm/{role}": norm for role, norm in norms.items()}
-    if len(norms) == 2 and min(norms.values()) > 0:
+    if {"propose", "solve"} <= norms.keys() and min(norms.values()) > 0:
         dot = float(_vdot(gradients["propose"], gradients["solve"]))
         metrics["grad_cosine/propose_solve"] = dot / (norms["propose"] * norms["solve"])
     return metrics

@@ -92,6 +92,10 @@ class Opponents:
         """Versions that must stay loadable."""
         return set(self._pool.values())
 
+    def pool(self) -> dict[int, int]:
+        """Kept generation -> its version, oldest first."""
+        return dict(self._pool)
+
     def version_of(self, generation: int) -> int:
         """The version that ended a kept generation."""
         return self._pool[generation]
@@ -159,7 +163,7 @@ class Opponents:
         The payoff matrix counts those between kept versions, and with bots. Games of other versions, the ones within a
         generation, only say which past selves are still hard to beat.
         """
-        played = [(group, payoff) for group in groups if group.kind == "play" for payoff in _payoffs(group)]
+        played = [(group, payoff) for group in groups if group.players for payoff in _payoffs(group)]
         for env in dict.fromkeys(group.env for group, _ in played):
             for form in self._form.get(env, {}).values():
                 form.points, form.games = DECAY * form.points, DECAY * form.games

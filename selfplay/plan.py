@@ -24,8 +24,8 @@ from selfplay.models.hf import EMBEDDED, locate
 from selfplay.models.hub import fetch_config, is_id
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_parts, check_mesh, make_mesh, parameter_shardings
-from selfplay.records import ROLES, Role
-from selfplay.units import sampling
+from selfplay.records import Role
+from selfplay.units import is_game, sampling
 
 GIB = 2**30
 
@@ -180,7 +180,7 @@ def config_of(model: str) -> ModelConfig:
 
 def _policy(run: Run) -> tuple[str, ModelConfig]:
     """The one policy that the roles play, its adapter included."""
-    names = sorted({role.policy for role in run.roles.values()})
+    names = sorted({run.roles[role].policy for role in run.used_roles})
     if len(names) > 1:
         raise UserError(f"plan speaks of one policy, and the roles of {run.recipe} have {', '.join(names)}")
     policy = run.policies[names[0]]
@@ -217,14 +217,18 @@ def _calls(run: Run, limits: Limits) -> Calls:
     made = [envs.make(name, **choice.options) for name, choice in run.envs.items()]
 
     def longest(role: Role) -> int:
-        return max(sampling(run, role, env).max_new_tokens for env in made)
+        return max(sampling(run, role, env).max_new_tokens for env in made if is_game(env) == (role == "play"))
 
     proposes = run.acquire.mix.get("propose", 0) > 0
+    roles = [role for role in run.used_roles if role != "propose" or proposes]
     if proposes:
         rows["propose"] = run.acquire.tasks_per_unit, longest("propose")
-    rows["solve"] = run.acquire.tasks_per_unit * run.acquire.group_size, longest("solve")
-    rows["evaluate"] = run.evaluate.tasks_per_unit, longest("solve")
-    response = max(longest(role) for role in ROLES if role == "solve" or proposes)
+    if "solve" in roles:
+        rows["solve"] = run.acquire.tasks_per_unit * run.acquire.group_size, longest("solve")
+        rows["evaluate"] = run.evaluate.tasks_per_unit, longest("solve")
+    if "play" in roles:
+        rows["play"] = run.acquire.tasks_per_unit * run.acquire.group_size, longest("play")
+    response = max(longest(role) for role in roles)
     prompt = limits.prompt_tokens or max(run.update.row_tokens - response, 32)
     return Calls(prompt, response, rows, run.acquire.slots)
 
@@ -261,7 +265,7 @@ def _sampler_bytes(subject: Subject, calls: Calls) -> dict[str, int]:
     caches = [_cache(subject, rows, calls.prompt + new, calls.places) for rows, new in calls.rows.values()]
     cache, most = max(caches, key=lambda pair: pair[1])
     rows = max(rows for rows, _ in calls.rows.values())
-    prompts = max(calls.rows["evaluate"][0], calls.rows.get("propose", (0, 0))[0])
+    prompts = max(calls.rows.get(kind, (0, 0))[0] for kind in ("evaluate", "propose", "play"))
     scores = 2 * 4 * -(-prompts // parts) * config.heads * calls.prompt**2
     fsdp, tensor = subject.mesh.shape["fsdp"], subject.mesh.shape["tensor"]
     return {

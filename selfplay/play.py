@@ -206,9 +206,7 @@ class Voice:
         tokenizer = self.speaker.tokenizer
         if last is None:
             return prompt_ids(self.template, tokenizer, messages)
-        return continue_ids(
-            self.template, tokenizer, messages, written=self._decoded(last), eos=last.finish == "eos"
-        )
+        return continue_ids(self.template, tokenizer, messages, written=self._decoded(last), eos=last.finish == "eos")
 
     def _hear(self, said: Said, read: np.ndarray, completion: Completion) -> str:
         """Note a turn; what the environment reads of it. A move that was cut off is none."""

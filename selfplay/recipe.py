@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.base import EnvUserError, Proposable
+from envs.base import Env, EnvUserError, Proposable
 from selfplay import flags
 from selfplay.config import EnvChoice, Hosts, Run
 from selfplay.errors import UserError, nearest
@@ -124,8 +124,7 @@ def check_envs(run: Run) -> None:
     """Refuse a run whose environments do not exist, lack what it asks for, or cannot propose where it proposes."""
     for name, choice in run.envs.items():
         env = envs.make(name, **choice.options)
-        if env.spec.seats != 1:
-            raise EnvUserError(f"environment {name} has {env.spec.seats} seats: only single-seat tasks are played yet")
+        _check_seats(run, name, env)
         for label, asked, has in (
             ("modes", choice.modes, env.spec.modes),
             ("difficulties", choice.difficulties, env.spec.difficulties),
@@ -133,12 +132,31 @@ def check_envs(run: Run) -> None:
             for item in asked:
                 if item not in has:
                     raise EnvUserError(f"envs.{name}.{label}: it has no {item}; valid: {', '.join(map(str, has))}")
-        if _proposes(run.acquire.mix) and not isinstance(env, Proposable):
-            others = [n for n in names() if not _proposes(load(n).table.get("acquire", {}).get("mix", {"propose": 1}))]
+        if _proposes(run.acquire.mix) and env.spec.seats == 1 and not isinstance(env, Proposable):
+            mixes = {n: load(n).table.get("acquire", {}).get("mix", {"propose": 1}) for n in names()}
+            others = [n for n, mix in mixes.items() if not _proposes(mix) and "play" not in mix]
             raise UserError(
                 f"environment {name} cannot turn proposals into tasks, and recipe {run.recipe} proposes; "
                 f"recipes that work: {', '.join(others)}"
             )
+
+
+def _check_seats(run: Run, name: str, env: Env) -> None:
+    """Refuse a game where the recipe plays none, tasks where it only plays, and games that are not zero-sum."""
+    game = env.spec.seats > 1
+    if game and not (run.plays and env.spec.zero_sum and env.spec.seats == 2):
+        what = f"is a game of {env.spec.seats} seats" + ("" if env.spec.zero_sum else " that is not zero-sum")
+        if run.plays:
+            raise UserError(f"environment {name} {what}: zero-sum games of two seats are played")
+        raise UserError(f"environment {name} {what}, and recipe {run.recipe} plays none; {_works(plays=True)}")
+    if not game and "solve" not in run.used_roles:
+        raise UserError(f"environment {name} is no game, and recipe {run.recipe} only plays; {_works(plays=False)}")
+
+
+def _works(*, plays: bool) -> str:
+    """The recipes that play games, or those that do not."""
+    found = [n for n in names() if ("play" in load(n).table.get("acquire", {}).get("mix", {})) == plays]
+    return f"recipes that work: {', '.join(found)}"
 
 
 def to_toml(run: Run) -> str:
@@ -155,12 +173,17 @@ def write(run: Run, folder: Path) -> None:
 
 def from_toml(path: Path) -> Run:
     """The config of a run folder."""
-    return build(Run, _read(path))
+    return _built(_read(path))
 
 
 def from_text(text: str) -> Run:
     """The inverse of `to_toml`."""
-    return build(Run, tomllib.loads(text))
+    return _built(tomllib.loads(text))
+
+
+def _built(table: Table) -> Run:
+    """A run from its config; one of before there were games knows nothing of the role `play`."""
+    return build(Run, merge({"roles": {"play": plain(Run())["roles"]["play"]}}, table))
 
 
 def _with_flags(table: Table, overrides: Sequence[str]) -> Run:

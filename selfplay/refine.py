@@ -14,9 +14,20 @@ from typing import Protocol
 import numpy as np
 
 from selfplay.config import RoleConfig, Run
-from selfplay.credit import centred, critic_advantages, kl_penalty, pay, spread, token_rewards
+from selfplay.credit import (
+    centred,
+    critic_advantages,
+    kl_penalty,
+    pay,
+    spread,
+    token_rewards,
+    turn_ends,
+    turn_numbers,
+    turn_rewards,
+    turn_shares,
+)
 from selfplay.packing import Item
-from selfplay.records import ROLES, Group, Role, Trajectory
+from selfplay.records import ROLES, Group, Player, Role, Trajectory
 
 
 class Scorer(Protocol):
@@ -101,13 +112,15 @@ def refine(
 
 
 def _pay_attempts(index: int, group: Group, run: Run) -> list[Paid]:
-    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked."""
-    role = run.roles["solve"]
-    unjudged = group.task is not None and len(group.valid) < least_valid(run, len(group.attempts))
+    """An attempt is paid its verdict; a truncated one as its role says; an unjudged one is masked, as is a seat that
+    is not learnt from."""
+    played = bool(group.players)
+    unjudged = group.task is not None and not played and len(group.valid) < least_valid(run, len(group.attempts))
     out = []
     for attempt in group.attempts:
-        reward = _truncated_pay(attempt, role, attempt.verdict.reward)
+        reward = _truncated_pay(attempt, run.roles[attempt.role], attempt.verdict.reward)
         masked = unjudged or attempt.verdict.status == "env_error" or reward is None
+        masked = masked or (played and not attempt.trainable)  # a past self's results are no baseline for the newest
         out.append(Paid(trajectory=attempt, group=index, reward=reward or 0.0, masked=masked))
     return out
 
@@ -195,7 +208,13 @@ def _credit(
     trajectories = [p.trajectory for p in paid]
     masks = [np.asarray(t.mask, bool) for t in trajectories]
     keys = [credit_key(t, g, role) for t, g in zip(trajectories, groups, strict=True)]
-    tokens = [token_rewards(p.reward, m) for p, m in zip(paid, masks, strict=True)]
+    critic = role.credit.centre == "critic"
+    tokens = [
+        turn_rewards(p.reward, m, p.trajectory.turn_starts, credit=role.credit)
+        if critic
+        else token_rewards(p.reward, m)
+        for p, m in zip(paid, masks, strict=True)
+    ]
     if run.update.kl.place == "reward" and trajectories:
         coef = run.update.kl.coef.get(trajectories[0].role, 0.0)
         for i, (t, mask, reference) in enumerate(zip(trajectories, masks, references, strict=True)):
@@ -205,9 +224,11 @@ def _credit(
         {"trajectory": t, "group": p.group, "reference_logprobs": r}
         for t, p, r in zip(trajectories, paid, references, strict=True)
     ]
-    if role.credit.centre == "critic":
+    if critic:
         values = scorer.values(trajectories)
-        pairs = critic_advantages(tokens, values, masks, keys, credit=role.credit)
+        through = role.credit.turns == "terminal"
+        ends = [None if through else turn_ends(m, t.turn_starts) for t, m in zip(trajectories, masks, strict=True)]
+        pairs = critic_advantages(tokens, values, masks, keys, credit=role.credit, ends=ends)
         return [
             Item(**s, advantages=a, returns=r, old_values=v)  # type: ignore[arg-type]
             for s, (a, r), v in zip(shared, pairs, values, strict=True)
@@ -215,9 +236,13 @@ def _credit(
     rewards = np.array([float(r.sum()) for r in tokens])
     lengths = np.array([int(m.sum()) for m in masks])
     advantages, after = centred(rewards, keys, lengths, credit=role.credit, baselines=baselines)
+    shares = [
+        turn_shares(len(t.turn_starts), credit=role.credit)[turn_numbers(len(t.ids), t.turn_starts)]
+        for t in trajectories
+    ]
     return [
-        Item(**s, advantages=spread(float(a), m))  # type: ignore[arg-type]
-        for s, a, m in zip(shared, advantages, masks, strict=True)
+        Item(**s, advantages=spread(float(a), m, share))  # type: ignore[arg-type]
+        for s, a, m, share in zip(shared, advantages, masks, shares, strict=True)
     ], after
 
 
@@ -230,10 +255,17 @@ def credit_key(trajectory: Trajectory, group: Group, role: RoleConfig) -> tuple[
         "task": f"{group.step}:{group.unit}:{group.row}",
         "parent": trajectory.parent_key,
         "seat": trajectory.seat,
-        "opponent": "",
+        "opponent": _opponent(trajectory, group),
         "policy": trajectory.policy.policy,
     }
     return tuple(fields[name] for name in role.credit.key)
+
+
+def _opponent(trajectory: Trajectory, group: Group) -> str:
+    """Who else sat there: a bot's name, `self` for the same weights, `past` for older ones; empty outside of games."""
+    others = [p for seat, p in enumerate(group.players) if seat != trajectory.seat]
+    mine = Player(policy=trajectory.policy.policy, version=trajectory.policy.version)
+    return "+".join(p.bot or ("self" if p == mine else "past") for p in others)
 
 
 # ---------------------------------------------------------------- filter

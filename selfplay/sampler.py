@@ -18,7 +18,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.caches import LEAST_SLOTS, ROW_BUCKET, TOKEN_BUCKET, Rows, grow, merge, row_buckets, slot_bucket, slots_of, take, up
+from selfplay.caches import (
+    LEAST_SLOTS,
+    ROW_BUCKET,
+    TOKEN_BUCKET,
+    Rows,
+    grow,
+    merge,
+    row_buckets,
+    slot_bucket,
+    slots_of,
+    take,
+    up,
+)
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig

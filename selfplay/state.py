@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from selfplay import config
 from selfplay.archive import TaskArchive
-from selfplay.config import Archive
+from selfplay.config import Run
+from selfplay.opponents import Opponents, Saved
+from selfplay.records import decode, encode
 
 
 @dataclass
@@ -31,6 +34,10 @@ class State:
     summary: dict[str, float] = field(default_factory=dict)
     """Scores of the last evaluation."""
     archive: TaskArchive = field(default_factory=lambda: TaskArchive(1))
+    opponents: Opponents = field(default_factory=lambda: Opponents(config.Opponents()))
+
+    averages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Sums of the average policy of every game that is small enough, as `Arena.state` gives them."""
 
     def record(self) -> dict[str, Any]:
         """Counters, baselines, objective and scores, as JSON holds them (no NaN)."""
@@ -39,12 +46,21 @@ class State:
 
     def blobs(self) -> dict[str, bytes]:
         """What is neither."""
-        return {"archive": self.archive.to_bytes()}
+        return {
+            "archive": self.archive.to_bytes(),
+            "opponents": encode(self.opponents.state()),
+            "averages": encode(self.averages),
+        }
 
     @classmethod
-    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, kept: Archive) -> State:
-        """The inverse of the two above, the archive with its bounds as they are configured now."""
+    def restored(cls, record: Mapping[str, Any], blobs: Mapping[str, bytes], *, run: Run) -> State:
+        """The inverse of the two above, with bounds as they are configured now."""
+        opponents, kept = Opponents(run.opponents), run.archive
+        if "opponents" in blobs:  # a generation of before there were games has none
+            opponents.restore(decode(blobs["opponents"], Saved))
         return cls(
+            opponents=opponents,
+            averages=decode(blobs["averages"], dict[str, dict[str, Any]]) if "averages" in blobs else {},
             summary={name: float("nan") if v is None else v for name, v in record["summary"].items()},
             archive=TaskArchive.from_bytes(blobs["archive"], capacity=kept.capacity, retire=kept.retire),
             **{name: record[name] for name in COUNTERS},

@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.base import Env, Split, Task
+from envs.base import Env, Game, Split, Task
 from selfplay.archive import TaskArchive
 from selfplay.config import EnvChoice, Run, Source, Template
 from selfplay.errors import UserError
 from selfplay.metrics.files import read_tasks
-from selfplay.models import Model
-from selfplay.prompts import Prompter, check_examples
-from selfplay.records import ROLES, PolicyRef, Role, SamplingSpec, Unit
+from selfplay.opponents import Opponents
+from selfplay.records import Player, PolicyRef, Role, SamplingSpec, Unit
 from selfplay.streams import Stream, python_seed
-from selfplay.templates import check_template
 
 EVALUATION_SEED = 0
 """Seed of held-out tasks: the same tasks in every run, so that runs compare task by task."""
 
-PROBES = 4
-"""Tasks of a mode and difficulty whose prompts are measured before a run starts."""
+RATING = 1 << 20
+"""Index of the first unit of rating games: their draws are not those of held-out tasks."""
 
 Objective = Mapping[str, float]
 """Weights of procedural tasks by "env/mode/difficulty"."""
@@ -69,10 +67,11 @@ def step_units(
     seats: Mapping[Role, PolicyRef],
     objective: Objective,
     archive: TaskArchive,
+    opponents: Opponents,
 ) -> list[Unit]:
     """The units of one learner step."""
     return [
-        _training_unit(run, world, generation, step, index, seats, objective, archive)
+        _training_unit(run, world, generation, step, index, seats, objective, archive, opponents)
         for index in range(run.acquire.units)
     ]
 
@@ -86,15 +85,19 @@ def _training_unit(
     seats: Mapping[Role, PolicyRef],
     objective: Objective,
     archive: TaskArchive,
+    opponents: Opponents,
 ) -> Unit:
     rng = random.Random(python_seed(run.seed, Stream.TASKMIX, generation, step, index))
     names = [name for name, choice in run.envs.items() if choice.weight > 0]
     name = rng.choices(names, [run.envs[n].weight for n in names])[0]
     env, choice = world.envs[name], run.envs[name]
     mode = rng.choice(modes(env, choice))
-    source = _source(run, rng, archive, env.spec.name, mode)
+    source = "play" if is_game(env) else _source(run, rng, archive, env.spec.name, mode)
     base = _unit_base(run, name, env, seats, generation=generation, step=step, index=index)
     rows = run.acquire.tasks_per_unit
+    if source == "play":
+        first = ((step - 1) * run.acquire.units + index) * rows
+        return _game_unit(run, base, mode, rows, first, seats["play"], opponents)
     if source == "propose":
         asks = rows // run.propose.per_ask
         shown = tuple(
@@ -125,10 +128,90 @@ def _training_unit(
 
 def _source(run: Run, rng: random.Random, archive: TaskArchive, env: str, mode: str) -> Source:
     """Draw where a unit's tasks come from; replay counts only while the archive can fill a unit."""
-    mix = {s: w for s, w in run.acquire.mix.items() if w > 0}
+    mix = {s: w for s, w in run.acquire.mix.items() if w > 0 and s != "play"}
     if "replay" in mix and len(mix) > 1 and len(archive.replayable(env=env, mode=mode)) < run.acquire.tasks_per_unit:
         mix.pop("replay")
     return rng.choices(list(mix), list(mix.values()))[0]
+
+
+def _game_unit(
+    run: Run, base: Mapping[str, Any], mode: str, rows: int, first: int, now: PolicyRef, opponents: Opponents
+) -> Unit:
+    """A unit of games, `group_size` on each deal, between line-ups drawn by `opponents.mix`."""
+    rng = random.Random(python_seed(run.seed, Stream.MATCH, base["generation"], base["step"], base["index"]))
+    players = opponents.line_ups(rows, rng, now, env=base["env"])
+    return Unit(
+        **base,
+        kind="play",
+        mode=mode,
+        rows=rows,
+        attempts=run.acquire.group_size,
+        difficulties=(1,) * rows,
+        first_index=first,
+        task_seed=run.seed,
+        players=players,
+        learners=tuple(_learners(run, now, line_up, row) for row, line_up in enumerate(players)),
+    )
+
+
+def _learners(run: Run, now: PolicyRef, line_up: Sequence[Player], row: int) -> tuple[int, ...]:
+    """The seats of the newest weights; of games against themselves, with opponents.learn = latest, the one that would
+    be theirs against another."""
+    newest = tuple(s for s, p in enumerate(line_up) if p == Player(policy=now.policy, version=now.version))
+    if run.opponents.learn == "latest" and len(newest) == len(line_up):
+        return (row % len(line_up),)
+    return newest
+
+
+def rating_units(
+    run: Run, envs: Mapping[str, Env], opponents: Opponents, *, generation: int, step: int, player: PolicyRef
+) -> list[Unit]:
+    """Units of games that measure the newest weights against every scripted player and every kept generation, one unit
+    an opponent, so that calls have one shape."""
+    units: list[Unit] = []
+    for name, env in envs.items():
+        if not isinstance(env, Game) or not run.evaluate.games:
+            continue
+        line_ups = opponents.rating_line_ups(player, bots=env.bots(), games=run.evaluate.games)
+        size = run.evaluate.games
+        for start in range(0, len(line_ups), size):
+            players = line_ups[start : start + size]
+            seats = {"play": player}
+            base = _unit_base(run, name, env, seats, generation=generation, step=step, index=RATING + len(units))
+            base["sampling"] = {"play": sampling(run, "play", env, temperature=run.evaluate.temperature)}
+            units.append(
+                Unit(
+                    **base,
+                    kind="evaluate",
+                    mode=modes(env, run.envs[name])[0],
+                    rows=len(players),
+                    difficulties=(1,) * len(players),
+                    first_index=start,
+                    task_seed=EVALUATION_SEED,
+                    players=players,
+                )
+            )
+    return units
+
+
+def planned_sequences(units: Sequence[Unit]) -> dict[Role, int]:
+    """Sequences that the units set out to sample and learn from, by role."""
+    return {
+        "propose": sum(u.rows for u in units if u.kind == "propose"),
+        "solve": sum(u.rows * u.attempts for u in units if not u.players),
+        "play": sum(len(seats) * u.attempts for u in units for seats in u.learners),
+    }
+
+
+def longest_completions(units: Sequence[Unit]) -> dict[Role, int]:
+    """Tokens of the longest completion that each role may write."""
+    roles = {role for unit in units for role in unit.sampling}
+    return {role: max(u.sampling[role].max_new_tokens for u in units if role in u.sampling) for role in roles}
+
+
+def is_game(env: Env) -> bool:
+    """Whether several seats play it."""
+    return env.spec.seats > 1
 
 
 def _yoked_tasks(world: World, step: int, index: int, run: Run) -> tuple[Task, ...]:
@@ -148,6 +231,7 @@ def _unit_base(
     run: Run, name: str, env: Env, seats: Mapping[Role, PolicyRef], *, generation: int, step: int, index: int
 ) -> dict[str, Any]:
     """The fields that all kinds of training units share."""
+    roles = [r for r in seats if (r == "play") == is_game(env)]
     return {
         "seed": run.seed,
         "generation": generation,
@@ -155,13 +239,10 @@ def _unit_base(
         "index": index,
         "env": name,
         "options": dict(run.envs[name].options),
-        "seats": dict(seats),
-        "frozen": tuple(r for r in seats if not run.roles[r].trainable),
-        "sampling": {
-            "propose": sampling(run, "propose", env),
-            "solve": sampling(run, "solve", env),
-        },
-        "templates": {role: template_of(run, role) for role in seats},
+        "seats": {role: seats[role] for role in roles},
+        "frozen": tuple(r for r in roles if not run.roles[r].trainable),
+        "sampling": {role: sampling(run, role, env) for role in roles},
+        "templates": {role: template_of(run, role) for role in roles},
     }
 
 
@@ -202,6 +283,8 @@ def evaluation_units(
     for split, count in tasks.items():
         for name, choice in run.envs.items():
             env = envs[name]
+            if is_game(env):
+                continue
             used = modes(env, choice)
             for mode in used:
                 for difficulty in difficulties(env, choice):
@@ -249,44 +332,3 @@ def load_yoked(run: Run) -> dict[int, list[Task]]:
     if not by_step:
         raise UserError(f"acquire.yoked_run {folder}: there are no tasks in its tasks.jsonl")
     return by_step
-
-
-def check_room(run: Run, world: World, models: Mapping[str, Model]) -> None:
-    """Refuse templates that do not fit their models, and completions for which a prompt leaves no room.
-
-    Prompts are measured with their examples, on a few tasks of every mode and difficulty.
-
-    Raises:
-      UserError: with the field or the environment, the model and both lengths.
-    """
-    for name, policy in run.policies.items():
-        model = models[name]
-        ends = sorted({*model.config.eos_ids, model.tokenizer.eos_id})
-        check_template(policy.template, model.tokenizer, policy=name, eos_ids=ends)
-    roles = [role for role in ROLES if role == "solve" or run.acquire.mix.get("propose", 0) > 0]
-    for name, env in world.envs.items():
-        check_examples(env, {role: template_of(run, role) for role in roles}, name)
-        for role in roles:
-            model = models[run.roles[role].policy]
-            wanted, room = sampling(run, role, env).max_new_tokens, model.config.max_positions
-            prompt = _longest_prompt(run, name, env, role, model)
-            if prompt + wanted > room:
-                raise UserError(
-                    f"environment {name}: a prompt of {prompt} tokens and roles.{role}.max_new_tokens = {wanted} "
-                    f"exceed the {room} positions of model {model.path.name}"
-                )
-
-
-def _longest_prompt(run: Run, name: str, env: Env, role: Role, model: Model) -> int:
-    """Tokens of the longest prompt of a role met on a few tasks."""
-    writer = Prompter(env, template_of(run, role), model.tokenizer, run.seed)
-    choice, longest = run.envs[name], 0
-    for mode in modes(env, choice):
-        for difficulty in difficulties(env, choice):
-            tasks = [env.task("train", i, run.seed, mode=mode, difficulty=difficulty) for i in range(PROBES)]
-            if role == "solve":
-                longest = max(longest, *(len(writer.solve(task)) for task in tasks))
-            else:
-                shown = [tasks[i % PROBES] for i in range(run.propose.shown)]
-                longest = max(longest, len(writer.propose(mode, shown, difficulty)))
-    return longest

@@ -30,7 +30,7 @@ LEVELS = (
         "watch",
         "compilations",
     },
-    {"models", "credit", "losses", "templates", "prompts"},
+    {"models", "credit", "losses", "game_tree", "templates", "prompts"},
     {
         "sampler",
         "caches",
@@ -55,6 +55,7 @@ LEVELS = (
         "ratings",
         "programs",
         "units",
+        "room",
         "provenance",
     },
     {
@@ -70,6 +71,9 @@ LEVELS = (
         "archive_table",
         "score",
         "state",
+        "play",
+        "exact_play",
+        "arena",
     },
     {
         "actor",

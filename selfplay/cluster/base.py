@@ -69,7 +69,8 @@ def build_worker(entry: str, spec: Mapping[str, Any]) -> Worker:
 def check_refs(units: Sequence[Unit], published: Collection[PolicyRef]) -> None:
     """Every version that the units name must be there."""
     for unit in units:
-        for role, ref in unit.seats.items():
+        players = {p: PolicyRef(p.policy, p.version) for line_up in unit.players for p in line_up if p.policy}
+        for role, ref in (*unit.seats.items(), *(("play", ref) for ref in players.values())):
             if ref not in published:
                 raise ValueError(
                     f"unit {unit.index} of step {unit.step} seats {ref.policy}@{ref.version} as {role}: not published"

@@ -27,6 +27,7 @@ from selfplay.config.experience import (
     Template,
     TemplateKind,
     Truncated,
+    Turns,
 )
 from selfplay.config.games import Learn, OpponentKind, Opponents
 from selfplay.config.learning import (
@@ -105,6 +106,7 @@ __all__ = [
     "Template",
     "TemplateKind",
     "Truncated",
+    "Turns",
     "Update",
 ]
 
@@ -169,8 +171,29 @@ class Run:
                 f"acquire.tasks_per_unit ({self.acquire.tasks_per_unit}) must be a multiple of "
                 f"propose.per_ask ({self.propose.per_ask})"
             )
-        if not any(r.trainable and (n == "solve" or proposes) for n, r in self.roles.items()):
+        if not any(self.roles[n].trainable and (n != "propose" or proposes) for n in self.used_roles):
             raise UserError("no role that plays is trainable: nothing would be learnt")
+
+    @property
+    def plays(self) -> bool:
+        """Whether the run plays games."""
+        return self.acquire.mix.get("play", 0) > 0
+
+    @property
+    def used_roles(self) -> tuple[Role, ...]:
+        """The roles that the run gives to policies: of games, of tasks, or both."""
+        solves = any(weight > 0 for source, weight in self.acquire.mix.items() if source != "play")
+        return tuple(role for role in ROLES if (self.plays if role == "play" else solves))
+
+    @property
+    def trained_policies(self) -> list[str]:
+        """Policies that some role trains."""
+        return sorted({self.roles[role].policy for role in self.used_roles if self.roles[role].trainable})
+
+    @property
+    def main_role(self) -> Role:
+        """The role by which the run's policy is known, evaluated and exported."""
+        return "solve" if "solve" in self.used_roles else "play"
 
 
 def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
@@ -188,8 +211,8 @@ def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
             )
     if name == "propose" and "task" in credit.key and run.acquire.mix.get("propose", 0) > 0:
         raise UserError("roles.propose.credit.key task leaves every proposal without siblings: use parent")
-    if name == "solve" and "task" in credit.key and run.acquire.group_size < 2:
+    if name in run.used_roles and name != "propose" and "task" in credit.key and run.acquire.group_size < 2:
         raise UserError(
-            f"roles.solve.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
+            f"roles.{name}.credit.centre = {credit.centre} over key task needs acquire.group_size >= 2, "
             f"got {run.acquire.group_size}"
         )

@@ -14,8 +14,9 @@ Centre = Literal["none", "batch_mean", "group_mean", "leave_one_out", "ema", "cr
 Scale = Literal["one", "batch_std", "group_std"]
 Key = Literal["role", "env", "mode", "task", "parent", "seat", "opponent", "policy"]
 Pay = Literal["learnability", "one_minus_p", "tent", "gauss", "in_band", "none"]
+Turns = Literal["terminal", "broadcast", "discounted"]
 Truncated = Literal["wrong", "mask", "penalty"]
-Source = Literal["propose", "procedural", "replay", "yoked"]
+Source = Literal["propose", "procedural", "replay", "yoked", "play"]
 Replay = Literal["uniform", "learnability"]
 Dtype = Literal["float32", "bfloat16"]
 TemplateKind = Literal["plain", "text", "chat"]
@@ -97,8 +98,12 @@ class Credit:
     """Added to a standard deviation; one of exactly 0 gives A = 0."""
     ema_decay: float = 0.95
     """Of centre = ema: b <- decay b + (1 - decay) r, after use, in unit order, from 0."""
+    turns: Turns = "broadcast"
+    """What each turn of a game gets. broadcast: the whole advantage, every turn; discounted: gamma^(turns to go) of it;
+    terminal: the last turn alone. centre = critic: the reward so at the last token of each turn, and no turn sees
+    beyond its end; but terminal: the reward at the very last token, and GAE over all turns."""
     gamma: float = 1.0
-    """Discount a policy token, centre = critic only."""
+    """Discount a policy token of centre = critic, and a turn of turns = discounted."""
     gae_lambda: float = 1.0
     """GAE's lambda, centre = critic only."""
 
@@ -208,14 +213,15 @@ class Acquire:
     units: int = 2
     """Units a step: what actors share out. Part of what fixes a run's bits."""
     tasks_per_unit: int = 24
-    """Proposals (or tasks) a unit."""
+    """Proposals (or tasks, of a game deals) a unit."""
     group_size: int = 8
-    """Attempts a task, G."""
+    """Attempts a task, or games a deal, G."""
     slots: int = 0
     """Rows of a unit that are decoded side by side (a multiple of 8); the others wait until one stops. 0 = all. For
     units of hundreds of rows of very unlike length (docs/performance.md). Part of what fixes a run's bits."""
     mix: Mapping[Source, float] = field(default_factory=lambda: {"propose": 1.0})
-    """Where a unit's tasks come from, by weight: propose, procedural, replay (from the archive), yoked."""
+    """Where a unit's tasks come from, by weight: propose, procedural, replay (from the archive), yoked. An environment
+    with several seats is played, whatever the weights: `play` says that the recipe plays games."""
     replay: Replay = "uniform"
     """Which tasks of the archive are replayed: all alike, or by 4 p (1 - p) of their last solve rate p."""
     yoked_run: str | None = None

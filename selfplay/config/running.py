@@ -113,10 +113,16 @@ class Evaluate:
     """Tasks a unit."""
     temperature: float = 1.0
     """Sampling temperature of evaluation."""
+    games: int = 128
+    """Of a game: games against each scripted player and each kept past generation, half of them in each seat."""
+
+    average_every: int = 1
+    """Of a small game: every so many learner steps the policy is counted into the average policy."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "tasks_between", "every", "tasks_per_unit"):
+        for name in ("tasks", "tasks_between", "every", "tasks_per_unit", "average_every"):
             check(getattr(self, name) >= 1, f"evaluate.{name}", ">= 1", getattr(self, name))
+        check(self.games >= 0 and self.games % 2 == 0, "evaluate.games", "even, or 0", self.games)
         check(self.temperature > 0, "evaluate.temperature", "> 0", self.temperature)
 
 
