@@ -11,13 +11,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 import envs
-from envs.base import CHANCE, Bot, Env, Episode, Game, GameEpisode, Task, Turn, stable_seed
+from envs.base import CHANCE, Env, Episode, Game, GameEpisode, Task, Turn, stable_seed
 from envs.games import GameEnv, GameState
 from selfplay import recipe
 from selfplay.actor import make_speakers
@@ -64,7 +66,6 @@ class Table:
     env: Game
     shown: Env
     """The same game as a person is shown it."""
-    bots: Mapping[str, Bot]
     speaker: Speaker
     seed: int
 
@@ -124,18 +125,17 @@ def play_command(
     if (against is not None) + (bot is not None) + watch > 1:
         raise UserError("--against, --bot and --watch exclude each other: who is watched?")
     table, models = _open(target, env, options or {}, [generation, *([against] if against is not None else [])], seed)
-    if bot is not None and bot not in table.bots:
-        raise UserError(f"--bot: environment {table.env_name} has no {bot!r}; {nearest(bot, table.bots)}")
-    mine, other = models[0], models[-1]
+    if bot is not None and bot not in table.env.bots():
+        raise UserError(f"--bot: environment {table.env_name} has no {bot!r}; {nearest(bot, table.env.bots())}")
+    mine, other = _side(models[0]), _side(models[-1])
+    watched = [mine, Side(bot, Player(bot=bot)) if bot else other]
+    person = bot is None and against is None and not watch
+    sides = [Side("you", PERSON), mine] if person else watched
     print(f"{table.env_name}, seed {table.seed}: {table.env.spec.summary}")
     wins: Counter[str] = Counter()
     try:
         for index in range(games):
             place = index % 2 if seat is None else seat
-            if bot is None and against is None and not watch:
-                sides = [_person(table), _model(table, mine)]
-            else:
-                sides = [_model(table, mine), _bot(table, bot, index) if bot else _model(table, other)]
             wins[_play(table, index, sides if place == 0 else sides[::-1])] += 1
     except Enough:
         print("\nend of input")
@@ -156,20 +156,13 @@ def _check_numbers(*, games: int, seat: int | None, seed: int | None) -> None:
 
 
 def _open(
-    target: str,
-    env: str | None,
-    options: Mapping[str, Any],
-    generations: Sequence[int | None],
-    seed: int | None,
+    target: str, env: str | None, options: Mapping[str, Any], generations: Sequence[int | None], seed: int | None
 ) -> tuple[Table, list[Model]]:
     """The table, and the models that sit at it."""
     folder = run_of(target)
+    if folder is None and env is None:
+        raise UserError("--env NAME: which game? A model has none of its own")
     if folder is None:
-        named = next((g for g in generations if g is not None), None)
-        if named is not None:
-            raise UserError(f"{target} is a model: it has no generation {named}")
-        if env is None:
-            raise UserError("--env NAME: which game? A model has none of its own")
         run = replace(recipe.resolve("quickstart", env=env), policies={"main": Policy(model=target)})
     else:
         run = recipe.from_toml(folder / CONFIG)
@@ -178,93 +171,91 @@ def _open(
         raise UserError(f"--env NAME: which game? The run has {', '.join(run.envs)}")
     choice = run.envs.get(name, EnvChoice())
     run = replace(run, envs={name: replace(choice, options={**choice.options, **options})})
-    game, shown, bots = _game(name, run.envs[name].options)
+    game, shown = _game(name, run.envs[name].options)
+    models, speaker = _models(target, folder, run, generations)
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    return Table(run, name, game, shown, speaker, seed), models
+
+
+def _models(
+    target: str, folder: Path | None, run: Run, generations: Sequence[int | None]
+) -> tuple[list[Model], Speaker]:
+    """The policy that plays games, at some generations or as it is in a model folder, and what speaks for it."""
     policy = run.roles["play"].policy
-    settings = run.policies[policy]
+    settings, named = run.policies[policy], next((g for g in generations if g is not None), None)
     base = load(settings.model)
     if folder is None:
+        if named is not None:
+            raise UserError(f"{target} is a model: it has no generation {named}")
         models = [Model(base.path.name, PolicyRef(policy, 0), jax.device_put(base.params))]
     else:
         saved = Generations(folder / "generations", run.output.keep)
         wanted = [which_generation(saved, g, folder) for g in generations]
-        models = [
-            Model(
-                f"generation {g}",
-                PolicyRef(policy, g),
-                jax.device_put(weights_of(saved, g, policy, settings, base)),
-            )
-            for g in wanted
-        ]
+        found = [jax.device_put(weights_of(saved, g, policy, settings, base)) for g in wanted]
+        models = [Model(f"generation {g}", PolicyRef(policy, g), p) for g, p in zip(wanted, found, strict=True)]
     whole = replace(settings, model=str(base.path), lora=replace(settings.lora, rank=0))
     speaker = make_speakers({"policies": {policy: plain(whole)}})[policy]
     for model in models:
         speaker.sampler.load(model.ref, model.params)
-    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
-    return Table(run, name, game, shown, bots, speaker, seed), models
+    return models, speaker
 
 
-def _game(name: str, options: Mapping[str, Any]) -> tuple[Game, Env, Mapping[str, Bot]]:
-    """The game, the same as a person is shown it, and its scripted players."""
+def _game(name: str, options: Mapping[str, Any]) -> tuple[Game, Env]:
+    """The game, and the same as a person is shown it."""
     env = envs.make(name, **options)
     if not isinstance(env, Game) or env.spec.seats != 2:
         raise UserError(f"environment {name} is no game for two: `selfplay envs list` says which are")
     words = isinstance(env, GameEnv)
-    shown = envs.make(name, **{**options, "form": "words", "legal": True}) if words else env
-    return env, shown, env.bots()
+    return env, envs.make(name, **{**options, "form": "words", "legal": True}) if words else env
 
 
 @dataclass(frozen=True)
 class Side:
-    """Someone at a seat: what the table calls it, and how it is brought to the table and moves there."""
+    """Someone at a seat."""
 
     name: str
+    """For the person."""
     player: Player
-    sit: Callable[[Unit, Match, int], Callable[[Sequence[str]], str]]
-    """(unit, match, seat) -> (legal moves in the person's words) -> the text of its move."""
+    model: Model | None = None
+    """None = a scripted player, or the person."""
 
 
-def _person(table: Table) -> Side:
-    def sit(unit: Unit, match: Match, seat: int) -> Callable[[Sequence[str]], str]:
+def _side(model: Model) -> Side:
+    return Side(model.name, Player(policy=model.ref.policy, version=model.ref.version), model)
+
+
+Mover = Callable[[Sequence[str]], str]
+"""Legal moves as a person is shown them -> the text of the move that is made."""
+
+
+def _mover(table: Table, side: Side, unit: Unit, match: Match, seat: int) -> Mover:
+    """How a side makes its moves in one game."""
+    if side.model is not None:
+        voice = Voice(unit, "play", side.player, seat, table.speaker, [match])
+        return partial(_speak, table, side.model, voice, match)
+    if side.player == PERSON:
         return lambda words: _ask(words, _legal(match))
 
-    return Side("you", PERSON, sit)
+    def scripted(words: Sequence[str]) -> str:
+        rng = random.Random(stable_seed("bot", table.seed, unit.index, match.moves))
+        return bot_move(table.env, match.playing, side.player.bot, rng)
+
+    return scripted
 
 
-def _bot(table: Table, name: str, game: int) -> Side:
-    def sit(unit: Unit, match: Match, seat: int) -> Callable[[Sequence[str]], str]:
-        def move(words: Sequence[str]) -> str:
-            rng = random.Random(stable_seed("bot", table.seed, game, match.moves))
-            return bot_move(table.env, match.playing, name, rng)
-
-        return move
-
-    return Side(name, Player(bot=name), sit)
-
-
-def _model(table: Table, model: Model) -> Side:
-    player = Player(policy=model.ref.policy, version=model.ref.version)
-
-    def sit(unit: Unit, match: Match, seat: int) -> Callable[[Sequence[str]], str]:
-        voice = Voice(unit, "play", player, seat, table.speaker, [match])
-
-        def move(words: Sequence[str]) -> str:
-            reads = voice.reads(match)
-            if not voice.has_room(match, reads):
-                raise UserError(
-                    f"the game has grown beyond the {table.speaker.max_positions} positions of {model.name}"
-                )
-            context = np.concatenate([voice.said[match.index].ids, reads])
-            odds = move_odds(voice, model.params, context, _legal(match))
-            told = [f"{word} {p:.2f}" for word, p in zip(words, odds, strict=True)]
-            print(f"{model.name} would write {', '.join(told)}, anything else {max(0.0, 1 - sum(odds)):.2f}")
-            text = voice.speak({match.index: reads})[match.index]
-            wrote = table.speaker.tokenizer.decode(voice.said[match.index].completions[-1].ids)
-            print(f"{model.name} writes {json.dumps(wrote)}")  # ASCII: no text of a model commands the terminal
-            return text
-
-        return move
-
-    return Side(model.name, player, sit)
+def _speak(table: Table, model: Model, voice: Voice, match: Match, words: Sequence[str]) -> str:
+    """A model's move, after the odds of every legal one."""
+    reads, room = voice.reads(match), table.speaker.max_positions
+    if not voice.has_room(match, reads):
+        raise UserError(f"the game has grown beyond the {room} positions of {model.name}")
+    context = np.concatenate([voice.said[match.index].ids, reads])
+    odds = move_odds(voice, model.params, context, _legal(match))
+    told = [f"{word} {p:.2f}" for word, p in zip(words, odds, strict=True)]
+    print(f"{model.name} would write {', '.join(told)}, anything else {max(0.0, 1 - sum(odds)):.2f}")
+    text = voice.speak({match.index: reads})[match.index]
+    wrote = table.speaker.tokenizer.decode(voice.said[match.index].completions[-1].ids)
+    print(f"{model.name} writes {json.dumps(wrote)}")  # ASCII: no text of a model commands the terminal
+    return text
 
 
 def move_odds(voice: Voice, params: Params, context: np.ndarray, legal: Sequence[str]) -> list[float]:
@@ -323,11 +314,8 @@ def _bare(text: str) -> str:
 
 def _play(table: Table, index: int, sides: Sequence[Side]) -> str:
     """One game to its end; returns who won, or `draws`."""
-    names = (
-        [s.name for s in sides]
-        if sides[0].name != sides[1].name
-        else [f"{s.name} ({n})" for s, n in zip(sides, SEATS, strict=True)]
-    )
+    alike = sides[0].name == sides[1].name
+    names = [side.name + f" ({seat})" * alike for side, seat in zip(sides, SEATS, strict=True)]
     print(f"\ngame {index + 1}: first {names[0]}, second {names[1]}")
     task = table.task(index)
     match = Match(0, task, tuple(side.player for side in sides))
@@ -336,7 +324,7 @@ def _play(table: Table, index: int, sides: Sequence[Side]) -> str:
     if not isinstance(episode, GameEpisode):
         raise UserError(f"environment {table.env_name} does not show its state: it cannot be played here")
     unit = table.unit(index, match.players)
-    moves = [side.sit(unit, match, seat) for seat, side in enumerate(sides)]
+    moves = [_mover(table, side, unit, match, seat) for seat, side in enumerate(sides)]
     while match.turn is not None:
         seat, legal, turn = match.turn.seat, _legal(match), mirror.turn()
         if turn is None or turn.legal is None:
