@@ -25,6 +25,7 @@ BUILTIN = {
     "leduc": "envs.leduc:Leduc",
     "tictactoe": "envs.tictactoe:TicTacToe",
     "nim": "envs.nim:Nim",
+    "openspiel": "envs.adapters.openspiel:OpenSpiel",
 }
 """Name -> module:Class, imported when first made."""
 

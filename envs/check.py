@@ -24,8 +24,10 @@ from envs.base import (
     Verdict,
     Verifiable,
 )
-from envs.fresh import Place, keys_in_fresh_process
+from envs.check_games import illegal, views
+from envs.fresh import Place, identity, keys_in_fresh_process
 from envs.junk import HUGE, JUNK
+from envs.promises import Broken, Skip, need
 
 T = TypeVar("T")
 
@@ -66,14 +68,6 @@ class Report(msgspec.Struct, frozen=True):
         shown = [f"{check.outcome:4}  {check.name:13}  {check.detail}" for check in self.checks]
         verdict = "all checks pass" if self.ok else f"failed: {', '.join(self.failed)}"
         return [*shown, f"{self.env}: {verdict}"]
-
-
-class Broken(Exception):
-    """A promise that is not kept; the text says which, expected and got."""
-
-
-class Skip(Exception):
-    """A check that does not apply to this environment."""
 
 
 def check(
@@ -168,25 +162,20 @@ class _Kit:
         return self.env
 
 
-def _need(condition: bool, complaint: str) -> None:
-    if not condition:
-        raise Broken(complaint)
-
-
 def _spec(kit: _Kit) -> str:
     spec = kit.env.spec
     low, high = spec.reward_range
-    _need(bool(spec.name and spec.version), "spec needs a name and a version")
-    _need(bool(spec.modes) and len(set(spec.modes)) == len(spec.modes), f"modes must be distinct, got {spec.modes}")
-    _need(
+    need(bool(spec.name and spec.version), "spec needs a name and a version")
+    need(bool(spec.modes) and len(set(spec.modes)) == len(spec.modes), f"modes must be distinct, got {spec.modes}")
+    need(
         bool(spec.difficulties) and all(a < b for a, b in zip(spec.difficulties, spec.difficulties[1:], strict=False)),
         f"difficulties must ascend, got {spec.difficulties}",
     )
-    _need(
+    need(
         math.isfinite(low) and math.isfinite(high) and low < high, f"reward_range must be low < high, got {low}, {high}"
     )
-    _need(all(split in SPLITS for split in spec.splits), f"splits must be among {SPLITS}, got {spec.splits}")
-    _need(spec.seats >= 1 and spec.max_new_tokens >= 1, "seats and max_new_tokens must be 1 or more")
+    need(all(split in SPLITS for split in spec.splits), f"splits must be among {SPLITS}, got {spec.splits}")
+    need(spec.seats >= 1 and spec.max_new_tokens >= 1, "seats and max_new_tokens must be 1 or more")
     return (
         f"{spec.name} {spec.version}, {len(spec.difficulties)} difficulties, splits {' '.join(spec.splits) or 'none'}"
     )
@@ -195,31 +184,31 @@ def _spec(kit: _Kit) -> str:
 def _tasks(kit: _Kit) -> str:
     spec = kit.env.spec
     for (split, index, mode, difficulty), task in zip(kit.places(), kit.samples, strict=True):
-        _need(isinstance(task, Task), f"task() must return a Task, got {type(task).__name__}")
+        need(isinstance(task, Task), f"task() must return a Task, got {type(task).__name__}")
         want = (spec.name, spec.version, split, index, mode)
         got = (task.env, task.env_version, task.split, task.index, task.mode)
-        _need(got == want, f"task says {got}, expected {want}")
+        need(got == want, f"task says {got}, expected {want}")
         wanted = spec.difficulties if difficulty is None else (difficulty,)
-        _need(
+        need(
             task.difficulty in wanted,
             f"difficulty {task.difficulty}, expected {difficulty or 'one of spec.difficulties'}",
         )
-        _need(bool(task.prompt), "the prompt is empty")
-        _need(bool(task.content and task.family), "content and family must be texts that are not empty")
+        need(bool(task.prompt) or spec.seats > 1, "the prompt is empty")
+        need(bool(task.content and task.family), "content and family must be texts that are not empty")
         copy = msgspec.msgpack.decode(msgspec.msgpack.encode(task), type=Task)
-        _need(copy == task, f"payload must be plain data (lists, no tuples or objects): {task.payload!r}"[:200])
+        need(copy == task, f"payload must be plain data (lists, no tuples or objects): {task.payload!r}"[:200])
     return f"{len(kit.samples)} tasks say where they come from, and survive the wire"
 
 
 def _deterministic(kit: _Kit) -> str:
-    keys = [task.key for task in kit.samples]
+    keys = [identity(kit.env, task) for task in kit.samples]
     for (split, index, mode, difficulty), task in zip(kit.places(), kit.samples, strict=True):
         again = kit.env.task(split, index, kit.seed, mode=mode, difficulty=difficulty)
-        _need(again == task, f"{split} task {index} differs when asked for again")
+        need(again == task, f"{split} task {index} differs when asked for again")
     other = keys_in_fresh_process(kit.target, kit.options, kit.seed, list(kit.places()))
-    _need(not isinstance(other, str), f"a fresh process fails: {other}")
+    need(not isinstance(other, str), f"a fresh process fails: {other}")
     wrong = sum(a != b for a, b in zip(keys, other, strict=True))
-    _need(not wrong, f"{wrong} of {len(keys)} keys differ in a fresh process: randomness must come from Task.seed")
+    need(not wrong, f"{wrong} of {len(keys)} keys differ in a fresh process: randomness must come from Task.seed")
     return f"{len(keys)} tasks are the same again, and in a fresh process"
 
 
@@ -229,7 +218,7 @@ def _splits(kit: _Kit) -> str:
     home: dict[str, Split] = {}
     for task in kit.samples:
         split = home.setdefault(task.family, task.split)
-        _need(split == task.split, f"family {task.family[:80]!r} is in {split} and in {task.split}")
+        need(split == task.split, f"family {task.family[:80]!r} is in {split} and in {task.split}")
     return f"{len(home)} families, none in two splits"
 
 
@@ -242,10 +231,10 @@ def _gold(kit: _Kit) -> str:
             continue
         known += 1
         verdict = kit.timed("verify", env.verify, task, gold)
-        _need(
+        need(
             verdict.status == "ok" and verdict.reward == full, f"gold {gold[:80]!r} of {task.content[:80]!r}: {verdict}"
         )
-        _need(env.parse(task, gold) is not None, f"gold {gold[:80]!r} is not parsed")
+        need(env.parse(task, gold) is not None, f"gold {gold[:80]!r} is not parsed")
     if not known:
         raise Skip("gold() knows no answer")
     return f"{known} gold answers have reward {full:g}"
@@ -261,8 +250,8 @@ def _junk(kit: _Kit) -> str:
             verdict = _on(text, env.verify, task, text)
             slowest = max(slowest, time.perf_counter() - start)
             scored = verdict.reward >= full or verdict.status == "ok"
-            _need(not scored, f"{_show(text)} scores full on {task.content[:80]!r}")
-    _need(slowest < HUGE_LIMIT_S, f"verify took {slowest:.1f} s on one text of 100,000 characters")
+            need(not scored, f"{_show(text)} scores full on {task.content[:80]!r}")
+    need(slowest < HUGE_LIMIT_S, f"verify took {slowest:.1f} s on one text of 100,000 characters")
     texts = len(JUNK) + len(HUGE)
     return f"{texts} junk texts on {len(few)} tasks: none raises or scores full, {slowest * 1e3:.0f} ms at most"
 
@@ -274,7 +263,7 @@ def _rewards(kit: _Kit) -> str:
         for text in (JUNK[2], *(() if gold is None else (gold, gold + " 1", gold[:-1]))):
             verdict = env.verify(task, text)
             _need_verdict(kit, verdict)
-            _need(
+            need(
                 env.verify(task, text) == verdict,
                 f"verify is not pure: {_show(text)} got another verdict the second time",
             )
@@ -287,7 +276,7 @@ def _episodes(kit: _Kit) -> str:
     for task in kit.samples:
         verdicts, played = _play(kit, task)
         turns += played
-        _need(len(verdicts) == kit.env.spec.seats, f"{len(verdicts)} verdicts for {kit.env.spec.seats} seats")
+        need(len(verdicts) == kit.env.spec.seats, f"{len(verdicts)} verdicts for {kit.env.spec.seats} seats")
         for verdict in verdicts:
             _need_verdict(kit, verdict)
     return f"{len(kit.samples)} episodes end, {turns} turns"
@@ -299,7 +288,7 @@ def _zero_sum(kit: _Kit) -> str:
     for task in kit.samples:
         verdicts, _ = _play(kit, task)
         total = sum(verdict.reward for verdict in verdicts)
-        _need(abs(total) < 1e-9, f"rewards of legal play sum to {total:g} on {task.content[:80]!r}")
+        need(abs(total) < 1e-9, f"rewards of legal play sum to {total:g} on {task.content[:80]!r}")
     return f"{len(kit.samples)} games of legal play sum to 0"
 
 
@@ -309,13 +298,13 @@ def _admit(kit: _Kit) -> str:
     for task in kit.samples:
         _admit_sample(kit, env, task, own[:2])
     for mode in env.spec.modes:
-        _need(bool(env.ask(mode, own[:2], kit.seed)), "ask() gives no message")
+        need(bool(env.ask(mode, own[:2], kit.seed)), "ask() gives no message")
         for text in JUNK + HUGE:
             found = _on(text, env.admit, mode, text, (), kit.seed)
             if isinstance(found, Rejection):
-                _need(found.reason in REASONS, f"reason {found.reason!r} is not one of {', '.join(REASONS)}")
+                need(found.reason in REASONS, f"reason {found.reason!r} is not one of {', '.join(REASONS)}")
             else:
-                _need(isinstance(found, Task) and bool(text.strip()), f"admit of {_show(text)} gives {found!r}"[:300])
+                need(isinstance(found, Task) and bool(text.strip()), f"admit of {_show(text)} gives {found!r}"[:300])
     return f"{len(own)} own samples admitted, {len(kit.samples) - len(own)} held out, junk turned down by name"
 
 
@@ -325,22 +314,22 @@ def _admit_sample(kit: _Kit, env: Proposable, task: Task, shown: list[Task]) -> 
     found = kit.timed("admit", env.admit, task.mode, offer, shown, kit.seed)
     if task.split != "train":
         held_out = isinstance(found, Rejection) and found.reason == "held_out"
-        _need(held_out, f"a {task.split} task must be turned down as held_out, {offer[:80]!r} gives {found}"[:300])
+        need(held_out, f"a {task.split} task must be turned down as held_out, {offer[:80]!r} gives {found}"[:300])
         return
     if not isinstance(found, Task):
         raise Broken(f"admit turns down its own sample {offer[:80]!r}: {found}"[:300])
-    _need(found.key == task.key, f"admit of {offer[:80]!r} gives another key than the sample has")
-    _need(found.family == task.family, f"admit of {offer[:80]!r} gives another family than the sample has")
+    need(found.key == task.key, f"admit of {offer[:80]!r} gives another key than the sample has")
+    need(found.family == task.family, f"admit of {offer[:80]!r} gives another family than the sample has")
     place = (found.split, found.index, found.origin)
-    _need(place == ("train", -1, "proposed"), f"an admitted task must say train, -1, proposed; it says {place}")
-    _need(found.parents == tuple(t.key for t in shown), "parents must be the keys of the shown tasks")
+    need(place == ("train", -1, "proposed"), f"an admitted task must say train, -1, proposed; it says {place}")
+    need(found.parents == tuple(t.key for t in shown), "parents must be the keys of the shown tasks")
 
 
 def _time(kit: _Kit) -> str:
     kit.samples  # noqa: B018  (drawn, so that there is something to time)
     p95 = kit.p95_ms()
     for name, ms in p95.items():
-        _need(ms <= kit.limit_ms, f"p95 of {name} is {ms:.1f} ms, limit {kit.limit_ms:g} ms")
+        need(ms <= kit.limit_ms, f"p95 of {name} is {ms:.1f} ms, limit {kit.limit_ms:g} ms")
     return "p95 " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in p95.items())
 
 
@@ -354,6 +343,8 @@ CHECKS: dict[str, Callable[[_Kit], str]] = {
     "rewards": _rewards,
     "episodes": _episodes,
     "zero_sum": _zero_sum,
+    "views": lambda kit: views(kit.env, kit.samples),
+    "illegal": lambda kit: illegal(kit.env, kit.samples),
     "admit": _admit,
     "time": _time,
 }
@@ -367,11 +358,11 @@ def _play(kit: _Kit, task: Task) -> tuple[tuple[Verdict, ...], int]:
     played = 0
     try:
         while (turn := episode.turn()) is not None:
-            _need(0 <= turn.seat < kit.env.spec.seats, f"turn of seat {turn.seat}, of {kit.env.spec.seats}")
-            _need(played < MAX_TURNS, f"an episode goes on after {MAX_TURNS} turns")
+            need(0 <= turn.seat < kit.env.spec.seats, f"turn of seat {turn.seat}, of {kit.env.spec.seats}")
+            need(played < MAX_TURNS, f"an episode goes on after {MAX_TURNS} turns")
             episode.act(turn.seat, rng.choice(turn.legal) if turn.legal else (gold or JUNK[2]))
             played += 1
-        _need(played > 0, "an episode is over before its first turn")
+        need(played > 0, "an episode is over before its first turn")
         return episode.verdicts(), played
     finally:
         episode.close()
@@ -379,9 +370,9 @@ def _play(kit: _Kit, task: Task) -> tuple[tuple[Verdict, ...], int]:
 
 def _need_verdict(kit: _Kit, verdict: Verdict) -> None:
     low, high = kit.env.spec.reward_range
-    _need(isinstance(verdict, Verdict), f"expected a Verdict, got {type(verdict).__name__}")
-    _need(low <= verdict.reward <= high, f"reward {verdict.reward!r} outside {low:g} to {high:g}")
-    _need(verdict.status in STATUSES, f"status {verdict.status!r} is not one of {', '.join(STATUSES)}")
+    need(isinstance(verdict, Verdict), f"expected a Verdict, got {type(verdict).__name__}")
+    need(low <= verdict.reward <= high, f"reward {verdict.reward!r} outside {low:g} to {high:g}")
+    need(verdict.status in STATUSES, f"status {verdict.status!r} is not one of {', '.join(STATUSES)}")
 
 
 def _on(text: str, call: Callable[..., T], *args: Any) -> T:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.base import EnvUserError, Split
+from envs.base import Env, EnvUserError, Split, Task
+from envs.check_games import trace
 
 Place = tuple[Split, int, str, int | None]
 """split, index, mode, difficulty."""
@@ -19,14 +20,14 @@ TIMEOUT_S = 120
 
 
 def keys_in_fresh_process(target: str, options: dict[str, Any], seed: int, places: list[Place]) -> list[str] | str:
-    """The keys of the tasks at some places, from an interpreter with another hash seed.
+    """The identities of the tasks at some places, from an interpreter with another hash seed.
 
     Args:
       target: a name as in `envs.make`.
       options: what the environment is made with.
 
     Returns:
-      One key a place; or, where the process failed, its last line as a text.
+      One `identity` a place; or, where the process failed, its last line as a text.
     """
     order = {"target": target, "options": options, "seed": seed, "places": places}
     path = [os.getcwd(), str(Path(__file__).resolve().parents[1]), *sys.path]
@@ -46,13 +47,18 @@ def keys_in_fresh_process(target: str, options: dict[str, Any], seed: int, place
 
 
 def print_keys() -> None:
-    """In the fresh process: read from standard input which tasks to draw, print their keys as JSON."""
+    """In the fresh process: read from standard input which tasks to draw, print their identities as JSON."""
     order = json.load(sys.stdin)
     try:
         env = envs.make(order["target"], **order["options"])
     except EnvUserError as error:
         sys.exit(str(error))
-    keys = [
-        env.task(split, index, order["seed"], mode=mode, difficulty=d).key for split, index, mode, d in order["places"]
+    tasks = [
+        env.task(split, index, order["seed"], mode=mode, difficulty=d) for split, index, mode, d in order["places"]
     ]
-    print(json.dumps(keys))
+    print(json.dumps([identity(env, task) for task in tasks]))
+
+
+def identity(env: Env, task: Task) -> str:
+    """What must be the same in every process: the key; of several seats also how the same deal is played."""
+    return task.key if env.spec.seats == 1 else f"{task.key} {trace(env, task)}"

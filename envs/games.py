@@ -125,7 +125,7 @@ class GameEnv(Generic[P]):
 
     Args:
       form: "compact" (one character a move, no preamble: exactly that character is a legal move) or "words" (the rules,
-        then moves such as [bet]; the last bracket of a text counts, whatever its case and spaces).
+        then moves such as [bet]; the last bracket of a text counts, whatever its spaces and case).
       legal: words only: list the legal moves at every turn.
       retries: further tries at an illegal move before the seat forfeits; the exact measures need 0.
       forfeit: rewards of the seat that forfeits and of the other; by default SPIRAL's -1.5 and 0.5 in units of the
@@ -181,7 +181,7 @@ class GameEnv(Generic[P]):
         raise NotImplementedError(f"{type(self).__name__} must define tell(position, seat, told)")
 
     def word(self, position: P, move: str) -> str:
-        """Words form: a legal move without its brackets; lower case, no two of a position alike."""
+        """Words form: a legal move without its brackets; no two of a position alike."""
         return move
 
     def knows(self, position: P, seat: int) -> str:
@@ -230,8 +230,9 @@ class GameEnv(Generic[P]):
         if self.form == "compact":
             return text if text in actions else None
         found = _BRACKET.findall(text)
-        action = f"[{' '.join(found[-1].split()).lower()}]" if found else ""
-        return action if action in actions else None
+        written = f"[{' '.join(found[-1].split())}]" if found else ""
+        same = [action for action in actions if action.casefold() == written.casefold()]
+        return written if written in actions else same[0] if len(same) == 1 else None
 
     def size(self, split: Split) -> int | None:
         return None

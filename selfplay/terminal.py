@@ -353,14 +353,22 @@ def _looks(mirror: Episode, seat: int, turn: Turn) -> str:
     return "\n".join(m.text for m in turn.new_messages)
 
 
+def _story(state: GameState[Any], seat: int) -> str:
+    """What a seat was shown and did in a whole game, in one line, without the rules and the lists of moves."""
+    told = [m.text.removeprefix(state.game.rules(seat)) for m in state.view(seat)]
+    told = told or [state.game.tell(state.position, seat, 0)]  # it was over before this seat's turn
+    return " ".join(line for text in told for line in text.splitlines() if line and not line.startswith("Legal moves:"))
+
+
 def _result(table: Table, match: Match, mirror: Episode, names: Sequence[str]) -> str:
     """Say how a game ended; returns who won, or `draws`."""
     if isinstance(mirror, GameEpisode) and isinstance(mirror.state, GameState):
         state, hidden = mirror.state, table.env.root().player() == CHANCE
         print()
-        for seat in range(2) if hidden else (0,):
-            said = state.game.tell(state.position, seat, 0 if hidden else state.told[seat])
-            print(f"{names[seat]} saw: {' '.join(said.split())}" if hidden else said)
+        if hidden:
+            print("\n".join(f"{name} saw: {_story(state, seat)}" for seat, name in enumerate(names)))
+        else:
+            print(state.game.tell(state.position, 0, state.told[0]))
     first, second = (verdict.reward for verdict in match.verdicts)
     for name, verdict in zip(names, match.verdicts, strict=True):
         if verdict.status not in ("ok", "wrong"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import broken_envs
+import broken_games
 import msgspec
 import pytest
 
@@ -31,7 +32,7 @@ def test_ours_keep_every_promise(name: str, options: dict[str, object]) -> None:
     report = check(name, options=options, tasks=TASKS, limit_ms=500)
     assert report.ok, "\n".join(report.lines())
     assert [c.name for c in report.checks] == list(CHECKS)
-    assert [c.name for c in report.checks if c.outcome == "skip"] == ["zero_sum"]
+    assert [c.name for c in report.checks if c.outcome == "skip"] == ["zero_sum", "views", "illegal"]
     assert set(report.p95_ms) == {"task", "verify", "admit"}
 
 
@@ -109,9 +110,45 @@ def test_games() -> None:
     report = check(broken_envs.Nim(), tasks=TASKS)
     assert report.ok, "\n".join(report.lines())
     skipped = {c.name for c in report.checks if c.outcome == "skip"}
-    assert skipped == {"splits", "gold", "junk", "rewards", "admit"}
+    assert skipped == {"splits", "gold", "junk", "rewards", "views", "illegal", "admit"}
     generous = check(broken_envs.GenerousNim(), tasks=TASKS)
     assert generous.failed == ("zero_sum",)
+
+
+@pytest.mark.parametrize("name", ["kuhn", "leduc", "tictactoe", "nim"])
+@pytest.mark.parametrize("options", [{}, {"form": "words", "retries": 2, "forfeit": [-1.5, 0.5]}], ids=["", "words"])
+def test_our_games_keep_every_promise(name: str, options: dict[str, object]) -> None:
+    report = check(name, options=options, tasks=TASKS, limit_ms=500)
+    assert report.ok, "\n".join(report.lines())
+    assert {c.name for c in report.checks if c.outcome == "skip"} == {"splits", "gold", "junk", "rewards", "admit"}
+
+
+@pytest.mark.parametrize(
+    ("env", "caught", "told"),
+    [
+        (broken_games.OwnChance, "deterministic", "keys differ in a fresh process"),
+        (broken_games.TellsAgain, "views", "is the view of no state"),
+        (broken_games.Forgets, "views", "does not only grow"),
+        (broken_games.ShowsTheOtherCard, "views", "has two views or sets of moves"),
+        (broken_games.HidesTheCard, "views", "is shown the same in the information states"),
+        (broken_games.LegalTwice, "views", "moves must be distinct texts"),
+        (broken_games.OddChance, "views", "probabilities of chance sum to 0.9"),
+        (broken_games.PaysTwice, "views", "the episode ends with"),
+        (broken_games.Lenient, "illegal", "expected (-3.0, 'illegal')"),
+        (broken_games.ChokesOnJunk, "illegal", "raises IndexError on"),
+        (broken_games.WrongForfeit, "illegal", "gets (-1.0, 'illegal') when"),
+        (broken_games.NoSecondTry, "illegal", "2 retries are left, but seat"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_broken_game_is_caught(env: type[Env], caught: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if caught != "deterministic":
+        monkeypatch.setattr(
+            envs.check, "keys_in_fresh_process", lambda target, options, seed, places: ["?"] * len(places)
+        )
+    report = check(env(), tasks=TASKS, limit_ms=500)
+    detail = next(c.detail for c in report.checks if c.name == caught)
+    assert caught in report.failed and told in detail, detail
 
 
 def test_a_scratch_file_that_needs_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ from envs.chain import Chain
 def test_every_builtin_is_made_and_says_its_name(tmp_path: Path) -> None:
     file = tmp_path / "one.jsonl"
     file.write_text('{"prompt": "q", "answer": "a", "split": "train"}\n')
+    needed = {"jsonl": {"path": str(file)}, "openspiel": {"game": "kuhn_poker"}}
     for name in envs.BUILTIN:
-        env = envs.make(name, **({"path": str(file)} if name == "jsonl" else {}))
+        env = envs.make(name, **needed.get(name, {}))
         assert env.spec.name == name and env.spec.summary
         game = env.spec.seats > 1
         assert isinstance(env, Game) == game and isinstance(env, Verifiable) == (not game)
