@@ -173,17 +173,12 @@ def write(run: Run, folder: Path) -> None:
 
 def from_toml(path: Path) -> Run:
     """The config of a run folder."""
-    return _built(_read(path))
+    return build(Run, _read(path))
 
 
 def from_text(text: str) -> Run:
     """The inverse of `to_toml`."""
-    return _built(tomllib.loads(text))
-
-
-def _built(table: Table) -> Run:
-    """A run from its config; one of before there were games knows nothing of the role `play`."""
-    return build(Run, merge({"roles": {"play": plain(Run())["roles"]["play"]}}, table))
+    return build(Run, tomllib.loads(text))
 
 
 def _with_flags(table: Table, overrides: Sequence[str]) -> Run:

@@ -14,10 +14,11 @@ import pytest
 import envs
 from envs.base import Env, EnvError, Task, Verdict, split_of
 from envs.chain import Chain
-from selfplay.acquire import Speaker, acquire, judge
+from selfplay.acquire import acquire
 from selfplay.actor import make_worker
 from selfplay.config import Template
 from selfplay.models import load, printable_ascii
+from selfplay.play import Speaker
 from selfplay.prompts import first_messages
 from selfplay.records import Group, PolicyRef, SamplingSpec, Unit, encode
 from selfplay.written import Completion
@@ -179,11 +180,11 @@ def test_an_answer_that_was_cut_off_is_never_right() -> None:
         assert whole.text == cut.text and (whole.verdict.status, cut.verdict.status) == ("ok", "wrong")
         assert cut.truncated and cut.verdict.reward == 0 and not whole.truncated
         assert g.solve_rate == 0.5 and g.proposal is None and g.rejection is None
-    cut_part = judge(Partial(), tasks[0], "77", truncated=True)
-    assert (cut_part.reward, cut_part.status, cut_part.parts) == (0, "wrong", {"truncated": 1})
-    assert judge(Partial(), tasks[0], "77", truncated=False).reward == 0.5
-    cut_junk = judge(env, tasks[0], "???", truncated=True)
-    assert cut_junk.status == "unparsed"  # a verdict that says more is kept
+    partly, _ = run_unit(unit, lambda prompt, row: "77" + (CUT if row % 2 else ""), env=Partial())
+    whole, cut = (a.verdict for a in partly[0].attempts)
+    assert (cut.reward, cut.status, cut.parts) == (0, "wrong", {"truncated": 1}) and whole.reward == 0.5
+    junk, _ = run_unit(unit, lambda prompt, row: "???" + CUT)
+    assert junk[0].attempts[0].verdict.status == "unparsed"  # a verdict that says more is kept
 
 
 class Partial(Chain):

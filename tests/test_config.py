@@ -53,7 +53,7 @@ def test_every_field_has_a_default_and_none_is_always_one() -> None:
         (lambda: EnvChoice(weight=-1), "envs.NAME.weight must be >= 0"),
         (lambda: Run(seed=-1), "seed must be in 0"),
         (lambda: Run(envs={}), "envs must be at least one"),
-        (lambda: Run(roles={"solve": RoleConfig()}), "roles must be propose and solve"),
+        (lambda: Run(roles={"judge": RoleConfig()}), "roles must be among propose, solve, play"),
         (lambda: Run(policies={"other": Policy()}), "roles.propose.policy is 'main'; policies: other"),
         (lambda: Run(acquire=Acquire(tasks_per_unit=5)), "must be a multiple of propose.per_ask"),
     ],

@@ -20,6 +20,10 @@ from selfplay.credit import (
     pay,
     spread,
     token_rewards,
+    turn_ends,
+    turn_numbers,
+    turn_rewards,
+    turn_shares,
 )
 
 
@@ -264,3 +268,55 @@ def test_critic_advantages_scale_over_all_tokens():
         rewards, values, masks, keys, credit=Credit(centre="critic", scale="batch_std", key=("role",), eps=0.0)
     )
     np.testing.assert_allclose(first, [0, 2 / 3, 2 / 3], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- turns
+
+# A game of two turns: read, read, write, write | read, write. Reward 2 at its end.
+TURN_MASK = np.array([False, False, True, True, False, True])
+TURN_STARTS = (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [("broadcast", [0, 0, 3, 3, 0, 3]), ("discounted", [0, 0, 1.5, 1.5, 0, 3]), ("terminal", [0, 0, 0, 0, 0, 3])],
+)
+def test_an_advantage_over_two_turns(turns, expected):
+    credit = Credit(turns=turns, gamma=0.5)
+    shares = turn_shares(2, credit=credit)[turn_numbers(6, TURN_STARTS)]
+    found = spread(3.0, TURN_MASK, shares)
+    np.testing.assert_allclose(found, expected)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [("broadcast", [0, 0, 0, 2, 0, 2]), ("discounted", [0, 0, 0, 1, 0, 2]), ("terminal", [0, 0, 0, 0, 0, 2])],
+)
+def test_a_critics_rewards_over_two_turns(turns, expected):
+    found = turn_rewards(2.0, TURN_MASK, TURN_STARTS, credit=Credit(turns=turns, gamma=0.5))
+    np.testing.assert_allclose(found, expected)
+
+
+def test_gae_over_two_turns_by_hand():
+    # gamma = 0.5, lambda = 0.5, V = 1 before each of three tokens, reward 2 at the last; what was read is passed over:
+    # delta_3 = 2 - 1 = 1; delta_2 = delta_1 = 0.5 - 1 = -0.5; A_3 = 1, A_2 = -0.5 + 0.25 = -0.25, A_1 = -0.5625.
+    values = np.where(TURN_MASK, 1.0, 9.0)
+    rewards = turn_rewards(2.0, TURN_MASK, TURN_STARTS, credit=Credit(turns="terminal"))
+    advantages_, returns = gae(rewards, values, TURN_MASK, gamma=0.5, gae_lambda=0.5)
+    np.testing.assert_allclose(advantages_, [0, 0, -0.5625, -0.25, 0, 1])
+    np.testing.assert_allclose(returns, [0, 0, 0.4375, 0.75, 0, 2])
+    # Each turn by itself, with the whole reward: A_3 = 1; in the first turn A_2 = 2 - 1 = 1, A_1 = -0.5 + 0.25 = -0.25.
+    rewards = turn_rewards(2.0, TURN_MASK, TURN_STARTS, credit=Credit(turns="broadcast"))
+    ends = turn_ends(TURN_MASK, TURN_STARTS)
+    alone, _ = gae(rewards, values, TURN_MASK, gamma=0.5, gae_lambda=0.5, ends=ends)
+    np.testing.assert_allclose(alone, [0, 0, -0.25, 1, 0, 1])
+
+
+@given(st.integers(1, 6), st.floats(0.1, 1.0))
+def test_a_single_turn_gets_everything(length, gamma):
+    for turns in ("broadcast", "discounted", "terminal"):
+        credit = Credit(turns=turns, gamma=gamma)
+        assert turn_shares(1, credit=credit).tolist() == [1.0]
+        mask = np.arange(length + 2) >= 2
+        np.testing.assert_array_equal(turn_rewards(1.5, mask, (2,), credit=credit), token_rewards(1.5, mask))

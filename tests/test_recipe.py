@@ -18,9 +18,13 @@ ALL = (
     "quickstart-frozen",
     "quickstart-ppo",
     "expert-iteration",
+    "fixed-opponent",
+    "league",
     "pretrained",
     "rlvr",
     "rlvr-band",
+    "spiral",
+    "spiral-no-rae",
     "yoked",
 )
 

@@ -133,7 +133,7 @@ def test_a_dropped_attempt_still_counts() -> None:
         seed=0,
     )  # fmt: skip
     [batch] = batches
-    assert [int(batch.mask[batch.roles == i].sum()) for i in range(len(ROLES))] == [4 * OWN, 2 * OWN]
+    assert [int(batch.mask[batch.roles == i].sum()) for i in range(len(ROLES))] == [4 * OWN, 2 * OWN, 0]
     for i, count in enumerate((4, 8)):
         weights = batch.weights[(batch.roles == i) & batch.mask]
         np.testing.assert_allclose(weights, 1 / count, rtol=1e-6)

@@ -18,6 +18,7 @@ from selfplay.archive import TaskArchive
 from selfplay.config import EnvChoice, Run
 from selfplay.errors import UserError
 from selfplay.metrics.files import LineFile, TaskLine
+from selfplay.opponents import Opponents
 from selfplay.records import Group, PolicyRef, Role, Unit, encode
 from selfplay.standing import Tally
 from selfplay.units import (
@@ -49,6 +50,7 @@ def units_of(
     return step_units(
         run, World(made, yoked or {}), generation=1, step=step, seats=SEATS,
         objective=objective or uniform_objective(run, made), archive=archive or TaskArchive(99),
+        opponents=Opponents(run.opponents),
     )  # fmt: skip
 
 

@@ -124,13 +124,7 @@ class Run:
     hosts: Hosts = field(default_factory=Hosts)
     mesh: Mesh = field(default_factory=Mesh)
     policies: Mapping[str, Policy] = field(default_factory=lambda: {"main": Policy()})
-    roles: Mapping[str, RoleConfig] = field(
-        default_factory=lambda: {
-            "propose": RoleConfig(credit=Credit(key=("parent",))),
-            "solve": RoleConfig(),
-            "play": RoleConfig(credit=Credit(centre="ema", key=("env", "seat"))),
-        }
-    )
+    roles: Mapping[str, RoleConfig] = field(default_factory=dict)
     envs: Mapping[str, EnvChoice] = field(default_factory=lambda: {"chain": EnvChoice()})
     propose: Propose = field(default_factory=Propose)
     acquire: Acquire = field(default_factory=Acquire)
@@ -143,7 +137,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", "in 0..2^31-1", self.seed)
-        check(set(self.roles) == set(ROLES), "roles", " and ".join(ROLES), sorted(self.roles))
+        check(set(self.roles) <= set(ROLES), "roles", f"among {', '.join(ROLES)}", sorted(self.roles))
+        object.__setattr__(self, "roles", default_roles() | dict(self.roles))
         check(
             len(self.envs) >= 1 and sum(e.weight for e in self.envs.values()) > 0,
             "envs",
@@ -194,6 +189,15 @@ class Run:
     def main_role(self) -> Role:
         """The role by which the run's policy is known, evaluated and exported."""
         return "solve" if "solve" in self.used_roles else "play"
+
+
+def default_roles() -> dict[str, RoleConfig]:
+    """Every role as it is where nothing is said of it."""
+    return {
+        "propose": RoleConfig(credit=Credit(key=("parent",))),
+        "solve": RoleConfig(),
+        "play": RoleConfig(credit=Credit(centre="ema", key=("env", "seat"))),
+    }
 
 
 def _check_credit(run: Run, name: str, role: RoleConfig) -> None:
