@@ -5,14 +5,14 @@ Everything heavy is imported by the verb that needs it, after the environment va
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
+from selfplay.arguments import Parser, pull_switch, pull_value
 from selfplay.errors import SelfplayError, UserError, nearest, report
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def train(args: list[str]) -> int:
     from selfplay import flags, recipe
 
     args = list(args)
-    asks_help = _pull_switch(args, "--help") or _pull_switch(args, "-h")
-    resume, env, out = _pull_switch(args, "--resume"), _pull_value(args, "--env"), _pull_value(args, "--out")
+    asks_help = pull_switch(args, "--help") or pull_switch(args, "-h")
+    resume, env, out = pull_switch(args, "--resume"), pull_value(args, "--env"), pull_value(args, "--out")
     name = args.pop(0) if args and not args[0].startswith("-") else None
     if asks_help:
         print(TRAIN_HELP)
@@ -125,7 +125,7 @@ def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
 
 def evaluate(args: list[str]) -> int:
     """`selfplay evaluate RUN|MODEL`."""
-    parser = _Parser("evaluate", "pass@1 and unbiased pass@k of a run's generation, or of a model folder")
+    parser = Parser("evaluate", "pass@1 and unbiased pass@k of a run's generation, or of a model folder")
     parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
@@ -142,7 +142,7 @@ def evaluate(args: list[str]) -> int:
 
 def export(args: list[str]) -> int:
     """`selfplay export RUN --out DIR`."""
-    parser = _Parser("export", "write a generation as a Hugging Face folder")
+    parser = Parser("export", "write a generation as a Hugging Face folder")
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
@@ -161,7 +161,7 @@ def export(args: list[str]) -> int:
 
 def archive(args: list[str]) -> int:
     """`selfplay archive RUN`."""
-    parser = _Parser("archive", "the tasks that a run remembers: lineage, solve rates, what each taught")
+    parser = Parser("archive", "the tasks that a run remembers: lineage, solve rates, what each taught")
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name under runs/")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--status", metavar="STATUS", help="live, mastered, impossible or unstable")
@@ -183,7 +183,7 @@ def archive(args: list[str]) -> int:
 
 def compare(args: list[str]) -> int:
     """`selfplay compare RUN...`."""
-    parser = _Parser("compare", "runs side by side at equal sampled tokens: table, intervals, plot")
+    parser = Parser("compare", "runs side by side at equal sampled tokens: table, intervals, plot")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or names under runs/")
     where = Path("runs/compare")
     parser.add_argument("--out", type=Path, default=where, metavar="DIR", help=f"for table and plot (default: {where})")
@@ -195,9 +195,32 @@ def compare(args: list[str]) -> int:
     return 0
 
 
+def play(args: list[str]) -> int:
+    """`selfplay play RUN|MODEL`."""
+    parser = Parser("play", "play a game against a model, or watch two generations, or a generation and a bot")
+    parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
+    parser.add_argument("--env", metavar="NAME", help="the game (default: the run's, where it has one)")
+    parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the game")
+    parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
+    parser.add_argument("--seat", type=int, metavar="S", help="yours, 0 or 1 (default: 0, then 1, and so on)")
+    parser.add_argument("--against", type=int, metavar="M", help="watch generation N play generation M")
+    parser.add_argument("--bot", metavar="NAME", help="watch generation N play a scripted player; --seat is its seat")
+    parser.add_argument("--watch", action="store_true", default=None, help="watch generation N play itself")
+    parser.add_argument("--games", type=int, metavar="N", help="games, one after the other (default: 1)")
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same deals and moves (default: any)")
+    given = parser.read(args)
+    prepare_jax()
+    from selfplay.flags import plain_value
+    from selfplay.terminal import play_command
+
+    pairs = (text.partition("=") for text in given.pop("option", []))
+    play_command(given.pop("target"), options={key: plain_value(value) for key, _, value in pairs}, **given)
+    return 0
+
+
 def recipes(args: list[str]) -> int:
     """`selfplay recipes`."""
-    _Parser("recipes", "list the recipes").read(args)
+    Parser("recipes", "list the recipes").read(args)
     from selfplay import recipe
 
     for name in recipe.names():
@@ -218,7 +241,7 @@ def environments(args: list[str]) -> int:
 
 
 def _envs_list(args: list[str]) -> int:
-    _Parser("envs list", "list the environments").read(args)
+    Parser("envs list", "list the environments").read(args)
     import envs
     from envs.base import EnvUserError
 
@@ -231,7 +254,7 @@ def _envs_list(args: list[str]) -> int:
 
 
 def _envs_check(args: list[str]) -> int:
-    parser = _Parser("envs check", "the conformance kit")
+    parser = Parser("envs check", "the conformance kit")
     parser.add_argument("name", metavar="NAME", help="a name or module:Class")
     parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the environment")
     given = parser.read(args)
@@ -245,7 +268,7 @@ def _envs_check(args: list[str]) -> int:
 
 
 def _envs_new(args: list[str]) -> int:
-    parser = _Parser("envs new", "write a working environment and its test, to start from")
+    parser = Parser("envs new", "write a working environment and its test, to start from")
     parser.add_argument("name", metavar="NAME", help="a lower-case name")
     name = parser.read(args)["name"]
     from envs.new import class_name, new
@@ -258,7 +281,7 @@ def _envs_new(args: list[str]) -> int:
 
 def pretrain(args: list[str]) -> int:
     """`selfplay pretrain [SETTINGS.toml] --out DIR`."""
-    parser = _Parser("pretrain", "pretrain a small base model on the environments' train splits")
+    parser = Parser("pretrain", "pretrain a small base model on the environments' train splits")
     parser.add_argument("settings", nargs="?", type=Path, help="a TOML file (default: the embedded model's own)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--seed", type=int, help="in place of the settings' seed")
@@ -278,7 +301,7 @@ def plan(args: list[str]) -> int:
     """`selfplay plan RECIPE --devices N --memory-gib M`: every other flag is a field of the recipe, as for train."""
     from selfplay import flags, recipe
 
-    parser = _Parser("plan", "what a recipe holds on a device, and what fits; any field of the recipe is a flag too")
+    parser = Parser("plan", "what a recipe holds on a device, and what fits; any field of the recipe is a flag too")
     parser.add_argument("recipe", metavar="RECIPE", help="a name, or a TOML file of yours")
     parser.add_argument("--env", metavar="NAME", help="plan for this environment alone")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices of the learner (default: 1)")
@@ -304,7 +327,7 @@ def plan(args: list[str]) -> int:
 
 def score(args: list[str]) -> int:
     """`selfplay score MODEL FILE`."""
-    parser = _Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
+    parser = Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
     parser.add_argument("model", metavar="MODEL", help="`tiny`, a Hugging Face folder, or a hub id")
     parser.add_argument("file", type=Path, metavar="FILE", help="one JSON string a line")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters (default: float32)")
@@ -320,6 +343,7 @@ def score(args: list[str]) -> int:
 VERBS = {
     "train": Verb(train, "train a recipe"),
     "evaluate": Verb(evaluate, "score a run's generation or a model"),
+    "play": Verb(play, "play against a model in the terminal, or watch two play"),
     "export": Verb(export, "write a generation as a Hugging Face folder"),
     "archive": Verb(archive, "list, filter and export the tasks that a run remembers"),
     "score": Verb(score, "log-probabilities that a model gives to texts"),
@@ -329,44 +353,6 @@ VERBS = {
     "envs": Verb(environments, "list, check or start an environment"),
     "pretrain": Verb(pretrain, "pretrain a small base model"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line of ours."""
-
-    def __init__(self, verb: str, description: str) -> None:
-        super().__init__(prog=f"selfplay {verb}", description=description, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
-
-    def read(self, args: list[str]) -> dict[str, Any]:
-        """The arguments that were given, by name; those left out are absent."""
-        known, unknown = self.parse_known_args(args)
-        if unknown:
-            options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
-            raise UserError(f"{self.prog}: unknown argument {unknown[0]!r}; {nearest(unknown[0], options)}")
-        return {k: v for k, v in vars(known).items() if v is not None}
-
-
-def _pull_switch(args: list[str], flag: str) -> bool:
-    found = flag in args
-    args[:] = [a for a in args if a != flag]
-    return found
-
-
-def _pull_value(args: list[str], flag: str) -> str | None:
-    """Take `--flag value` or `--flag=value` out of the arguments."""
-    for i, arg in enumerate(args):
-        if arg == flag:
-            if i + 1 == len(args) or args[i + 1].startswith("--"):
-                raise UserError(f"{flag} needs a value")
-            value = args[i + 1]
-            del args[i : i + 2]
-            return value
-        if arg.startswith(flag + "="):
-            return args.pop(i).partition("=")[2]
-    return None
 
 
 def _overview() -> str:

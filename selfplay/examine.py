@@ -100,17 +100,13 @@ def _leaves(params: Params) -> list[np.ndarray]:
 
 def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run, list[Subject]]:
     """The settings, and what to score: a model, or a run's generation and its base."""
-    is_model = target in EMBEDDED or (Path(target) / "config.json").is_file()
-    if is_model:
+    folder = run_of(target)
+    if folder is None:
         if generation is not None:
             raise UserError(f"{target} is a model: it has no generation {generation}")
         run = replace(recipe.resolve("quickstart", env=env), policies={"main": Policy(model=target)})
         model = load(target)
         return run, [Subject(model.path.name, target, model.params)]
-    try:
-        folder = find_run(target)
-    except UserError as error:
-        raise UserError(f"{error} (and there is no model folder {target}; embedded: {', '.join(EMBEDDED)})") from None
     run = recipe.from_toml(folder / CONFIG)
     if env is not None and env not in run.envs:
         run = replace(run, envs={env: EnvChoice()})
@@ -123,6 +119,20 @@ def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run
     found = weights_of(generations, wanted, policy, run.policies[policy], model)
     subjects = [Subject(f"generation {wanted}", str(model.path), found)]
     return run, subjects + [Subject("base", str(model.path), model.params)] * (wanted != 0)
+
+
+def run_of(target: str) -> Path | None:
+    """The folder of the run that a target names; None where it names a model.
+
+    Raises:
+      UserError: it names neither.
+    """
+    if target in EMBEDDED or (Path(target) / "config.json").is_file():
+        return None
+    try:
+        return find_run(target)
+    except UserError as error:
+        raise UserError(f"{error} (and there is no model folder {target}; embedded: {', '.join(EMBEDDED)})") from None
 
 
 def table(found: Mapping[str, Mapping[str, float]], *, samples: int, tasks: int) -> str:

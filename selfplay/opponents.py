@@ -99,10 +99,6 @@ class Opponents:
         """Kept generation -> its version, oldest first."""
         return dict(self._pool)
 
-    def version_of(self, generation: int) -> int:
-        """The version that ended a kept generation."""
-        return self._pool[generation]
-
     # ------------------------------------------------------------ who meets whom
 
     def line_ups(

@@ -86,7 +86,9 @@ def encode(texts: Sequence[str], folder: Path, config: ModelConfig, file: Path) 
     return rows
 
 
-def score(config: ModelConfig, params: Params, ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+def score(
+    config: ModelConfig, params: Params, ids: Sequence[np.ndarray], *, temperature: float = 1.0
+) -> list[np.ndarray]:
     """log p of every token after the first, given those before it, nats: n - 1 of them for n ids.
 
     Texts of like length go together, and a few positions at a time over a cache, so that neither the logits nor the
@@ -102,14 +104,20 @@ def score(config: ModelConfig, params: Params, ids: Sequence[np.ndarray]) -> lis
         rows = min(_power_of_two(max(1, LOGIT_ENTRIES // config.vocab_size // chunk)), _slots(len(members), least=1))
         for start in range(0, len(members), rows):
             batch = members[start : start + rows]
-            scored = _score_rows(config, params, [ids[i] for i in batch], rows, slots, chunk)
+            scored = _score_rows(config, params, [ids[i] for i in batch], rows, slots, chunk, temperature)
             for i, row in zip(batch, scored, strict=False):
                 found[i] = row[: ids[i].size - 1]
     return found
 
 
 def _score_rows(
-    config: ModelConfig, params: Params, texts: Sequence[np.ndarray], rows: int, slots: int, chunk: int
+    config: ModelConfig,
+    params: Params,
+    texts: Sequence[np.ndarray],
+    rows: int,
+    slots: int,
+    chunk: int,
+    temperature: float,
 ) -> np.ndarray:
     """log p [rows, slots] of each text's next tokens, `chunk` positions at a time; beyond its end they mean nothing."""
     read, wanted = np.zeros((2, rows, slots), np.int32)
@@ -120,7 +128,7 @@ def _score_rows(
     for start in range(0, slots, chunk):
         piece = slice(start, start + chunk)
         begin = np.full(rows, start, np.int32)
-        part, cache = _chunk(config, params, read[:, piece], wanted[:, piece], begin, cache)
+        part, cache = _chunk(config, params, read[:, piece], wanted[:, piece], begin, cache, np.float32(temperature))
         parts.append(np.asarray(part))
     return np.concatenate(parts, axis=1)
 
@@ -133,9 +141,10 @@ def _chunk(
     wanted: Int[Array, "B T"],
     start: Int[Array, " B"],
     cache: Cache,
+    temperature: Float[Array, ""],
 ) -> tuple[Float[Array, "B T"], Cache]:
     hidden, cache = decoder.extend(config, params, ids, start, cache)
-    z = logits(config, params, hidden)  # [B T V]
+    z = logits(config, params, hidden) / temperature  # [B T V]
     chosen = jnp.take_along_axis(z, wanted[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(z, axis=-1), cache
 

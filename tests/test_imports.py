@@ -23,6 +23,7 @@ LEVELS = (
         "records",
         "streams",
         "tree",
+        "arguments",
         "flags",
         "folders",
         "recipe",
@@ -79,7 +80,18 @@ LEVELS = (
         "exact_play",
         "arena",
     },
-    {"actor", "joint", "joint_sampler", "learner", "examine", "footprint", "plan", "plan_table", "pretrain"},
+    {
+        "actor",
+        "joint",
+        "joint_sampler",
+        "learner",
+        "examine",
+        "terminal",
+        "footprint",
+        "plan",
+        "plan_table",
+        "pretrain",
+    },
     {"cli"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""
