@@ -27,7 +27,7 @@ Old: TypeAlias = Literal["behaviour", "self", "given"]
 """Where old's log-probabilities come from: the sampler, theta itself (one step a batch), or the batch."""
 
 Rows: TypeAlias = dict[str, jax.Array]
-"""Fields of a records.Batch by name, [R T] each; `old_logprobs` too where they are given."""
+"""Fields of a records.Batch by name, [R T] each; `old_logprobs` and `entropy_weights` too where they are given."""
 
 Stats: TypeAlias = dict[str, dict[str, jax.Array]]
 """{"sum": ..., "max": ...}: what micro-batches add up, and what they take the maximum of."""
@@ -68,7 +68,7 @@ class Objective:
         policy_loss = jnp.sum(
             weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **(pairs or clip))
         )
-        loss = policy_loss - update.entropy_coef * jnp.sum(at["reg_weights"] * entropy)
+        loss = policy_loss - update.entropy_coef * jnp.sum(at.get("entropy_weights", at["reg_weights"]) * entropy)
         stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
         stats["sum"]["policy_loss"] = policy_loss
         if update.kl.place != "none":

@@ -16,7 +16,16 @@ def decay(update: Update, done: float) -> float:
     """Factor on the learning rate once a share `done` of the run is behind: 1 at first, decay_floor at its end."""
     if update.decay == "none":
         return 1.0
-    return max(update.decay_floor, 1.0 - (1.0 - update.decay_floor) * done)
+    return _falling(update.decay_floor, done)
+
+
+def entropy_share(update: Update, done: float) -> float:
+    """Factor on entropy_coef once a share `done` of the run is behind: 1 at first, entropy_floor at its end."""
+    return _falling(update.entropy_floor, done)
+
+
+def _falling(floor: float, done: float) -> float:
+    return max(floor, 1.0 - (1.0 - floor) * done)
 
 
 def learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:

@@ -24,7 +24,7 @@ from selfplay.models import ModelConfig, Params
 from selfplay.models.lora import init_adapter, join
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place
 from selfplay.objective import Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
-from selfplay.optimizer import decay, learning_rate
+from selfplay.optimizer import decay, entropy_share, learning_rate
 from selfplay.programs import PLACED, WEIGHTS, PolicyState, Programs, Total, slab_fields
 from selfplay.records import ROLES, Batch, Trajectory
 
@@ -95,7 +95,7 @@ class Updater:
         Args:
           batches: from `packing.minibatches`.
           references: weights of the reference policy; read by kl.estimator = full only.
-          done: share of the run that is behind, for update.decay.
+          done: share of the run that is behind, for update.decay and update.entropy_floor.
           critic_only: the policy stays as it is (critic warm-up).
           stale: the data was sampled by other weights than `state.params`.
         """
@@ -107,7 +107,7 @@ class Updater:
             policy, critic = self._learns(batch)
             policy = policy and not critic_only
             if policy or critic:
-                total = self._total(state, self._slabs(batch, old_logprobs), references, old=old)
+                total = self._total(state, self._slabs(batch, old_logprobs, done=done), references, old=old)
                 state, taken = self.programs.apply(state, total, scale, policy=policy, critic=critic)
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
@@ -179,13 +179,17 @@ class Updater:
         placed: Rows = place(dict(rows), dict.fromkeys(rows, batch_sharding(self.mesh)))
         return placed
 
-    def _slabs(self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None) -> list[Rows]:
+    def _slabs(
+        self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None, done: float = 0.0
+    ) -> list[Rows]:
         """A Batch as slabs of `row_multiple` rows (all rows without micro_rows) on the mesh; given other `weights`,
         without regularisers and critic."""
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
         arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in slab_fields(self.update)}
+        if self.update.entropy_floor < 1 and weights is None:
+            arrays["entropy_weights"] = batch.reg_weights * np.float32(entropy_share(self.update, done))
         if weights is not None:
             arrays |= {name: np.zeros_like(weights) for name in WEIGHTS} | {"weights": weights}
         if old_logprobs is not None:

@@ -220,6 +220,15 @@ def test_decay_falls_to_its_floor_by_hand():
     assert decay(PLAIN, 0.7) == 1.0
 
 
+def test_the_entropy_bonus_falls_with_the_schedule(plain, params):
+    _, made = plain
+    ends = []
+    for fields, done in (({"entropy_coef": 0.2, "entropy_floor": 0.0}, 0.5), ({"entropy_coef": 0.1}, 0.0)):
+        updater = Updater(CONFIG, replace(PLAIN, **fields), ROLES, make_mesh())
+        ends.append(updater.step(updater.init(params), batches(updater, made), done=done)[0].params)
+    assert_trees_close(*ends, rtol=1e-6, atol=1e-8)
+
+
 def test_decay_scales_the_move_and_nothing_else(full, params):
     batch = full[3]
     scaled = Updater(CONFIG, replace(FULL, decay="linear"), ROLES, make_mesh())

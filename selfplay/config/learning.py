@@ -136,6 +136,8 @@ class Update:
     """Gradients are scaled down to this global norm."""
     entropy_coef: float = 0.0
     """Factor on the mean entropy (nats a token), added to the objective."""
+    entropy_floor: float = 1.0
+    """Share of entropy_coef that is left at the end of the schedule; it falls linearly, as decay does."""
     kl: Kl = field(default_factory=Kl)
     """Pull towards a reference."""
     critic: Critic = field(default_factory=Critic)
@@ -175,6 +177,7 @@ class Update:
             check(getattr(self, name) >= 0, f"update.{name}", ">= 0", getattr(self, name))
         check(0 <= self.band[0] <= self.band[1] <= 1, "update.band", "0 <= low <= high <= 1", self.band)
         check(0 < self.decay_floor <= 1, "update.decay_floor", "in (0, 1]", self.decay_floor)
+        check(0 <= self.entropy_floor <= 1, "update.entropy_floor", "in [0, 1]", self.entropy_floor)
         for name in ("beta1", "beta2"):
             check(0 <= getattr(self, name) < 1, f"update.{name}", "in [0, 1)", getattr(self, name))
         if self.loss == "reinforce" and self.epochs * self.minibatches > 1:
