@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
+from envs.base import digest
 from selfplay import recipe
 from selfplay.actor import Actor, make_speakers, make_worker
 from selfplay.checkpoint import Generations
@@ -24,9 +25,9 @@ from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.hosts import Hosts
 from selfplay.joint_sampler import Call, Calls, Continue, Draw, Echo, Forget, JointSampler, Load
-from selfplay.models import Model, Params, load
+from selfplay.models import Model, Params, init_params, load
 from selfplay.models.lora import with_adapter
-from selfplay.models.sharding import make_mesh
+from selfplay.models.sharding import make_mesh, shard_params
 from selfplay.programs import PolicyState
 from selfplay.records import Batch, Trajectory, decode
 from selfplay.streams import Stream, stream_key
@@ -292,7 +293,16 @@ def actors_of(run: Run) -> int:
 def open_models(run: Run) -> dict[str, Model]:
     """Every policy's model, its weights laid out on the mesh in the policy's dtype; no other copy of them is made."""
     mesh = mesh_of(run)
-    return {name: load(p.model, dtype=p.dtype, mesh=mesh) for name, p in run.policies.items()}
+    models = {name: load(p.model, dtype=p.dtype, mesh=mesh) for name, p in run.policies.items()}
+    anew = [name for name, p in run.policies.items() if p.weights == "random"]
+    return models | {name: _drawn_anew(models[name], run, name, mesh) for name in anew}
+
+
+def _drawn_anew(model: Model, run: Run, name: str, mesh: Mesh) -> Model:
+    """A model with fresh weights, which follow from the run's seed and the policy's name."""
+    key = stream_key(run.seed, Stream.INIT, 1, sorted(run.policies).index(name))  # the critics' have no 1
+    params = shard_params(init_params(model.config, key, run.policies[name].dtype), mesh)
+    return replace(model, params=params, digest=digest(model.digest, "random", str(run.seed)))
 
 
 def follow(hosts: Hosts) -> None:

@@ -22,7 +22,7 @@ from selfplay.units import _learners
 
 FLAGS = (
     "--schedule.generations 2 --schedule.steps-per-generation 2 --cluster.actors 0 --cluster.threads 2 "
-    "--acquire.tasks-per-unit 16 --evaluate.games 8 --update.warmup-steps 0 --output.keep 1"
+    "--acquire.tasks-per-unit 16 --evaluate.games 8 --output.keep 1 --policies.main.weights pretrained"
 )
 
 

@@ -23,6 +23,7 @@ Modes = Literal["random", "in_turn"]
 Truth = Literal["verifier", "vote"]
 Plays = Literal["newest", "generation"]
 Dtype = Literal["float32", "bfloat16"]
+Weights = Literal["pretrained", "random"]
 TemplateKind = Literal["plain", "text", "chat"]
 
 
@@ -76,6 +77,8 @@ class Policy:
 
     model: str = "tiny"
     """`tiny` (the embedded model), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
+    weights: Weights = "pretrained"
+    """random = drawn anew from the run's seed, in the model's shapes: for games that need no language."""
     dtype: Dtype = "float32"
     """Of weights as they are computed with, sampled from and published. What is trained is kept in float32."""
     lora: Lora = field(default_factory=Lora)
