@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from benchmarks.family import processor_s
 from benchmarks.figures import spreads
 from benchmarks.parser import Parser
 from envs.sandbox import Result, Sandbox, SandboxRefused, canonical_literal
@@ -92,10 +92,10 @@ def _open(tiers: Sequence[str], workers: int, stack: ExitStack) -> tuple[dict[st
 def measure(box: Sandbox, runs: int, clients: int) -> dict[str, float]:
     """One pass: speed, and milliseconds of a run, the caller's view and the program's own, at the median and p95."""
     with ThreadPoolExecutor(clients) as threads:
-        processor, began = _processor_s(), time.perf_counter()
+        processor, began = processor_s(), time.perf_counter()
         seen = list(threads.map(partial(_verified, box), range(runs)))
         spent = time.perf_counter() - began
-        processor = _processor_s() - processor
+        processor = processor_s() - processor
     calls_ms = np.array([1e3 * spent_s for spent_s, _ in seen])
     own_ms = np.array([1e3 * result.wall_s for _, result in seen])
     found = {"runs_per_s": runs / spent, "processor_ms_per_run": 1e3 * processor / runs}
@@ -114,18 +114,3 @@ def _verified(box: Sandbox, number: int) -> tuple[float, Result]:
     if not right:
         raise SelfplayError(f"sandbox tier {box.tier}: a run gave {result.status}: {result.text}; expected {wanted}")
     return spent, result
-
-
-def _processor_s() -> float:
-    """Processor time of this process and of all that came from it, seconds, in steps of the kernel's clock tick."""
-    parents, ticks = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended
-            continue
-        parents[int(folder.name)], ticks[int(folder.name)] = int(fields[1]), sum(map(int, fields[11:15]))
-    family = {os.getpid()}
-    while more := {child for child, parent in parents.items() if parent in family} - family:
-        family |= more
-    return sum(ticks.get(process, 0) for process in family) / os.sysconf("SC_CLK_TCK")
