@@ -47,12 +47,12 @@ def held() -> Held:
     return Held(len(resident), descriptors, threading.active_count(), own / 2**20, max(resident.values()) / 2**20)
 
 
-def settled(before: Held) -> Held:
-    """What is held once the last worker that was given up is replaced, or in the end."""
-    deadline = time.monotonic() + 20.0
-    while (now := held())[:3] != before[:3] and time.monotonic() < deadline:
+def settled(box: Sandbox) -> Held:
+    """What is held once every worker is idle: those that were given up are replaced by then."""
+    deadline = time.monotonic() + 30.0
+    while len(box._idle) < box._size and time.monotonic() < deadline:
         time.sleep(0.05)
-    return now
+    return held()
 
 
 def one(box: Sandbox, number: int) -> None:
@@ -70,10 +70,10 @@ def grown(runs: int) -> tuple[Held, Held]:
         for number in range(runs // 10):
             one(box, number)
         list(threads.map(lambda number: one(box, number), range(4)))
-        before = held()
+        before = settled(box)
         for first in range(0, runs, 1000):
             list(threads.map(lambda number: one(box, number), range(first, min(first + 1000, runs))))
-        return before, settled(before)
+        return before, settled(box)
 
 
 @pytest.mark.parametrize("runs", [400, pytest.param(100_000, marks=pytest.mark.proof)])
