@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND [--model tiny|bench-tiny|FOLDER] [--option VALUE ...]` prints one JSON object.
+"""`python -m benchmarks COMMAND [--option VALUE ...]` prints one JSON object.
 
 Threads are fixed before jax is imported, so what measures is imported late.
 """
@@ -49,6 +49,7 @@ COMMANDS = {
 LISTED = {name: command.summary for name, command in COMMANDS.items()} | {
     "memory": "bytes a device holds, from the compiled programs (docs/scaling.md)",
     "save": "a benchmark's model as a Hugging Face folder, for others to open",
+    "sandbox": "verified runs of model-written programs a second, by tier",
     "beside": "ours and another's work by turns, and the ratio (docs/performance.md)",
 }
 

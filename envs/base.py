@@ -134,6 +134,9 @@ class EnvSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What happens in a game when a seat does not write a legal move."""
     p95_ms: float = 50.0
     """Milliseconds that the 95th percentile of task, verify and admit stays below; more if they execute programs."""
+    parallel: int = 1
+    """Calls of `verify` (or an episode's `act`) and of `admit` that may go on at a time, each in a thread; more than 1
+    where they wait for something."""
     summary: str = ""
     """One line for `selfplay envs list`."""
 

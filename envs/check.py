@@ -25,6 +25,7 @@ from envs.base import (
     Verifiable,
 )
 from envs.check_games import illegal, views
+from envs.check_parallel import parallel
 from envs.fresh import Place, identity, keys_in_fresh_process
 from envs.junk import HUGE, JUNK
 from envs.promises import Broken, Skip, need
@@ -346,6 +347,7 @@ CHECKS: dict[str, Callable[[_Kit], str]] = {
     "views": lambda kit: views(kit.env, kit.samples),
     "illegal": lambda kit: illegal(kit.env, kit.samples),
     "admit": _admit,
+    "parallel": lambda kit: parallel(kit.env, lambda: envs.make(kit.target, **kit.options), kit.samples),
     "time": _time,
 }
 

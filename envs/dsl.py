@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from envs import options
 from envs.base import (
@@ -30,6 +29,7 @@ from envs.dsl_draw import Draw, sizes
 from envs.dsl_eval import FAULT, LIMIT, MAX_LIST, STEPS, Evaluation, run, run_all, within_limits
 from envs.dsl_forms import FORMS
 from envs.dsl_lang import INPUTS, LITERAL, OPERATORS, Problem, Program, Value, nodes, program, value_kind
+from envs.dsl_payload import payload_of, plain, problem_of, program_of, value_of
 from envs.dsl_rules import (
     common_share,
     copied,
@@ -42,7 +42,7 @@ from envs.dsl_rules import (
     says_nothing,
 )
 from envs.dsl_said import said_task
-from envs.dsl_syntax import infix_value, read_infix, write_infix
+from envs.dsl_syntax import infix_value, write_infix
 
 MODES = ("deduce", "abduce", "induce")
 DIFFICULTIES = tuple(range(1, 9))
@@ -164,15 +164,15 @@ class Dsl(SingleTurn):
         if "said" in payload:  # of an unchecked proposal that cannot be run: there is no truth
             return WRONG
         if task.mode == "deduce":
-            return OK if answer == _value(payload["output"]) else WRONG
+            return OK if answer == value_of(payload["output"]) else WRONG
         if task.mode == "abduce":
-            known, modulus = _program(payload["program"]), payload["modulus"]
+            known, modulus = program_of(payload["program"]), payload["modulus"]
             fits = value_kind(answer) == known.takes and within_limits(answer, modulus)
-            return OK if fits and run(known, answer, modulus) == _value(payload["output"]) else WRONG
+            return OK if fits and run(known, answer, modulus) == value_of(payload["output"]) else WRONG
         return _induced(payload, answer)
 
     def gold(self, task: Task) -> str | None:
-        return None if "said" in task.payload else self.form.worked(_problem_of(task))
+        return None if "said" in task.payload else self.form.worked(problem_of(task))
 
     def ask(self, mode: str, shown: Sequence[Task], seed: int) -> tuple[Message, ...]:
         return (Message("user", self.form.ask(mode, [self.offer(task) for task in shown], self)),)
@@ -180,14 +180,14 @@ class Dsl(SingleTurn):
     def offer(self, task: Task) -> str:
         if "said" in task.payload:
             return str(task.payload["said"])
-        problem = _problem_of(task)
+        problem = problem_of(task)
         return self.form.offer(problem.mode, problem.program, problem.given)
 
     def shape(self, task: Task) -> str:
         """The letters of the operators, whatever their order, numbers and mode; ? of a program that cannot be run."""
         if "said" in task.payload:
             return "?"
-        tree = _program(task.payload["program"]).tree
+        tree = program_of(task.payload["program"]).tree
         return "".join(sorted(OPERATORS[node.op].letter for node in nodes(tree) if node.op in OPERATORS))
 
     def admit(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | Rejection:
@@ -328,7 +328,7 @@ class Dsl(SingleTurn):
         mode, known, given, output = problem.mode, problem.program, problem.given, problem.output
         text = write_infix(known.tree)
         examples = [*problem.shown, *problem.held_back]
-        asked = {"deduce": infix_value(given), "abduce": infix_value(output), "induce": str(_plain(examples))}[mode]
+        asked = {"deduce": infix_value(given), "abduce": infix_value(output), "induce": str(plain(examples))}[mode]
         wraps = f" | mod {self.modulus}" if self.modulus else ""
         return Task(
             env="dsl",
@@ -339,14 +339,7 @@ class Dsl(SingleTurn):
             mode=mode,
             difficulty=known.size,
             prompt=(Message("user", self.form.solve_prompt(problem, self.operators)),),
-            payload={
-                "program": text,
-                "modulus": self.modulus,
-                "input": _plain(given),
-                "output": _plain(output),
-                "shown": _plain(problem.shown),
-                "held_back": _plain(problem.held_back),
-            },
+            payload=payload_of(problem),
             content=f"{text} | {asked}{wraps}",
             family=family,
             origin=origin,
@@ -358,42 +351,13 @@ def _induced(payload: dict[str, Any], answer: Program) -> Verdict:
     """Whether a program gives all outputs; its shares of those shown and held back are parts of the verdict."""
     right = []
     for name in ("shown", "held_back"):
-        asked, outputs = zip(*((_value(a), _value(b)) for a, b in payload[name]), strict=True)
+        asked, outputs = zip(*((value_of(a), value_of(b)) for a, b in payload[name]), strict=True)
         fits = value_kind(asked[0]) == answer.takes and value_kind(outputs[0]) == answer.gives
         found = run_all(answer, asked, payload["modulus"]) if fits else ()
         right.append(sum(one == other for one, other in zip(found, outputs, strict=False)) / len(outputs))
     shown, held_back = right
     whole = shown == held_back == 1
     return Verdict(float(whole), "ok" if whole else "wrong", {"shown": shown, "held_back": held_back})
-
-
-def _problem_of(task: Task) -> Problem:
-    payload = task.payload
-    shown, held_back = (
-        tuple((_value(one), _value(other)) for one, other in payload[name]) for name in ("shown", "held_back")
-    )
-    given, output = _value(payload["input"]), _value(payload["output"])
-    return Problem(task.mode, _program(payload["program"]), given, output, shown, held_back, payload["modulus"])
-
-
-@lru_cache(maxsize=1 << 14)
-def _program(text: str) -> Program:
-    """The program of a task's payload."""
-    tree = read_infix(text)
-    found = program(tree) if tree else None
-    if found is None:
-        raise EnvError(f"dsl: no program: {text[:80]!r}")
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Lists in place of tuples, as payloads have them."""
-    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
-
-
-def _value(plain: Any) -> Value:
-    """The inverse of `_plain` for one value."""
-    return tuple(plain) if isinstance(plain, list) else cast("int", plain)
 
 
 def _chosen(option: str, words: Any, valid: Iterable[str]) -> tuple[str, ...]:

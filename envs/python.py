@@ -85,7 +85,7 @@ class Python(SingleTurn):
       propose_operations: smallest and largest number of operations in a proposal.
       guess_limit: a function of which one output is more common than this is refused as guessable.
       sandbox: tier of the sandbox: "auto" (the strongest that holds), "A", "B", "C", or "unsafe".
-      workers: runs that may go on at a time.
+      workers: runs, and so verdicts, that may go on at a time.
       timeout_s: seconds that one run may take.
     """
 
@@ -121,7 +121,8 @@ class Python(SingleTurn):
         )
         self.guess_limit = options.fraction("python", "guess_limit", guess_limit)
         tier: Choice = options.one_of("python", "sandbox", sandbox, get_args(Choice))
-        self._runs = Runs(tier, options.whole("python", "workers", workers, least=1, most=64), _seconds(timeout_s))
+        at_a_time = options.whole("python", "workers", workers, least=1, most=64)
+        self._runs = Runs(tier, at_a_time, _seconds(timeout_s))
         self._drawn = lru_cache(maxsize=REMEMBERED)(self._draw)
         self._posed: dict[str, Chain] = {}
         self.spec = EnvSpec(
@@ -132,6 +133,7 @@ class Python(SingleTurn):
             max_new_tokens=MAX_PROGRAM + MARKUP,
             propose_tokens=MAX_PROGRAM + MAX_ARGS + 2 * MARKUP,
             p95_ms=1000.0,
+            parallel=at_a_time,
             summary="Python functions in a sandbox: deduce an output, abduce an input, induce the function",
         )
 

@@ -6,9 +6,9 @@ import ast
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from envs.python_kinds import Args
 from envs.sandbox import Result, Sandbox
@@ -17,6 +17,9 @@ from envs.sandbox.values import canonical
 
 REMEMBERED = 4096
 """Runs whose results are kept: attempts at a task often give the same answer, and a verdict must not change."""
+LOCKS = 256
+"""Questions that can be told apart while they are asked: two that share a lock wait for each other."""
+T = TypeVar("T")
 
 _EACH = """
 def _each(f, inputs):
@@ -46,6 +49,7 @@ class Runs:
     def __init__(self, tier: Choice, workers: int, timeout_s: float) -> None:
         self._tier, self._workers, self._timeout_s = tier, workers, timeout_s
         self._lock = threading.Lock()
+        self._asking = [threading.Lock() for _ in range(LOCKS)]
         self._sandbox: Sandbox | None = None
         self._owner = 0
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._run)
@@ -54,7 +58,7 @@ class Runs:
 
     def call(self, program: str, args: str) -> Result:
         """What `f(args)` gives."""
-        return self._remembered(program, f"f({args})")
+        return self._once(self._remembered, program, f"f({args})")
 
     def column(self, program: str, inputs: Sequence[str]) -> Column | Result:
         """What f gives for each of some inputs, in one run; the run's result where it gives no such values.
@@ -62,11 +66,16 @@ class Runs:
         Args:
           inputs: arguments as `args_text` writes them.
         """
-        return self._columns(program + _EACH, _call(inputs), len(inputs))
+        return self._once(self._columns, program + _EACH, _call(inputs), len(inputs))
 
     def deterministic(self, program: str, inputs: Sequence[str]) -> bool:
         """Whether fresh workers agree on what f gives for all of some inputs."""
-        return self._agreed(program + _EACH, _call(inputs))
+        return self._once(self._agreed, program + _EACH, _call(inputs))
+
+    def _once(self, asked: Callable[..., T], program: str, call: str, *more: int) -> T:
+        """An answer that is remembered; threads that want the same at a time wait for one run and are told the same."""
+        with self._asking[hash((program, call)) % LOCKS]:
+            return asked(program, call, *more)
 
     def _run(self, program: str, call: str) -> Result:
         return self._open().run(program, call, timeout_s=self._timeout_s)

@@ -17,6 +17,7 @@ from selfplay.config import Template
 from selfplay.play import Play, Speaker, answer
 from selfplay.prompts import Recall, pose, posed, prompter
 from selfplay.records import Group, PolicyRef, Role, Trajectory, Unit
+from selfplay.side_by_side import each
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text
 from selfplay.written import Completion
@@ -94,17 +95,22 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
     outcomes: list[Task | Rejection] = []
     trajectories: list[Trajectory | None] = []
     with clock.verifying():
+        read = [_read(completion, speaker, unit, "propose") for completion in completions]
+
+        def admit(row: int) -> Task | Rejection:
+            if completions[row].finish == "length":
+                return Rejection("format", "the proposal did not end")
+            return env.admit(unit.mode, read[row][1], shown[row // unit.per_ask], seeds[row // unit.per_ask])
+
+        admitted = each(admit, range(unit.rows), threads=env.spec.parallel)
         for row, completion in enumerate(completions):
             ask = row // unit.per_ask
-            text, said = _read(completion, speaker, unit, "propose")
-            if completion.finish == "length":
-                outcome: Task | Rejection = Rejection("format", "the proposal did not end")
-            else:
-                outcome = _fitting(env.admit(unit.mode, said, shown[ask], seeds[ask]), unit, env, speakers)
+            text, said = read[row]
+            outcome = _fitting(admitted[row], unit, env, speakers)
             leaked = _leaked(outcome, row, said, shown[ask], seeds[ask], unit, env, speakers)
             outcome = leaked or outcome
-            admitted = isinstance(outcome, Task)
-            verdict = Verdict(float(admitted), "ok" if admitted else "unparsed", {"leaked": 1.0} if leaked else {})
+            valid = isinstance(outcome, Task)
+            verdict = Verdict(float(valid), "ok" if valid else "unparsed", {"leaked": 1.0} if leaked else {})
             parent = f"{unit.step}:{unit.index}:{ask}"
             outcomes.append(outcome)
             trajectories.append(

@@ -32,6 +32,7 @@ from selfplay.config import Template
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, GameResult, Player, PolicyRef, Role, Trajectory, Unit
 from selfplay.sampler import Context, Sampler
+from selfplay.side_by_side import each
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text, continue_ids, prompt_ids
 from selfplay.written import Completion
@@ -374,10 +375,9 @@ class Play:
             return
         with self.clock.sampling():
             said = voice.speak(reads)
+        heard = [match for match in moving if match.index in said]
         with self.clock.verifying():
-            for match in moving:
-                if match.index in said:
-                    match.act(voice.seat, said[match.index])
+            each(lambda match: match.act(voice.seat, said[match.index]), heard, threads=self.env.spec.parallel)
 
     def _given(self, match: Match) -> np.ndarray:
         ids = self._first[match.index // self.unit.attempts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.base import Env, EnvError, Message, Task, Verdict, split_of
+from envs.base import Env, EnvError, Message, Rejection, Task, Verdict, split_of
 from envs.chain import Chain
 from envs.dsl import Dsl
 from selfplay.acquire import acquire
@@ -238,6 +240,35 @@ def test_a_failing_environment_is_masked_and_a_bug_surfaces() -> None:
 
     with pytest.raises(KeyError, match="typo"):
         run_unit(unit, lambda prompt, row: "77", env=Buggy())
+
+
+class Slow(Chain):
+    """Every verdict and admission waits for another one, and the earlier rows are the last to be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = msgspec.structs.replace(self.spec, parallel=2)
+        self.meet = threading.Barrier(2)
+
+    def verify(self, task: Task, text: str) -> Verdict:
+        time.sleep(0.02 * (1 - self.meet.wait(timeout=30)))
+        return super().verify(task, text)
+
+    def admit(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | Rejection:
+        time.sleep(0.02 * (1 - self.meet.wait(timeout=30)))
+        return super().admit(mode, text, shown, seed)
+
+
+def test_verdicts_in_threads_are_those_of_one_thread() -> None:
+    unit = make_unit(mode=modes_of(Chain()), rows=4)
+    said = [FIRST, "not a task", HELD_OUT, SECOND]
+    answers = ["77", "no", "1=2", "12=21"]
+
+    def run(env: Env) -> list[bytes]:
+        groups, _ = run_unit(unit, lambda prompt, row: said[row], lambda prompt, row: answers[row % 4], env=env)
+        return [encode(group) for group in groups]
+
+    assert run(Slow()) == run(Chain())
 
 
 def test_given_and_procedural_tasks() -> None:

@@ -10,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import machine, rollout, rollout_mixed, step, update, update_grouped, work
+from benchmarks import machine, rollout, rollout_mixed, sandbox, step, update, update_grouped, work
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.machine import Machine
 from benchmarks.subject import BENCH_TINY, Subject
+from envs.sandbox import Sandbox
+from selfplay.errors import SelfplayError
 from selfplay.models import ModelConfig, init_params, printable_ascii
 from selfplay.models.decoder import abstract_params
 
@@ -67,6 +69,20 @@ def test_a_benchmark_says_what_it_promises(name):
     assert set(CASES) == set(COMMANDS)
 
 
+def test_the_sandbox_is_measured_by_tier():
+    found = json.loads(json.dumps(sandbox.run("unsafe", runs=6, workers=2, repeats=2)))
+    assert found["strongest"] == "unsafe" and not found["refused"] and set(found["tiers"]) == {"unsafe"}
+    figures = found["tiers"]["unsafe"]
+    assert all(0 < v < 1e5 for name, f in figures.items() if name != "processor_ms_per_run" for v in f.values())
+    assert figures["own_p50_ms"]["max"] < figures["call_p50_ms"]["max"] <= figures["call_p95_ms"]["max"]
+
+
+def test_a_wrong_value_is_no_speed(monkeypatch):
+    monkeypatch.setattr(sandbox, "PROGRAM", "def f(words):\n    return len(words)")
+    with Sandbox(1, tier="unsafe") as box, pytest.raises(SelfplayError, match="a run gave ok: 4; expected {"):
+        sandbox.measure(box, 2, 1)
+
+
 def test_weights_are_counted_as_they_are():
     for config in (CONFIG, BENCH_TINY, replace(CONFIG, tie_embeddings=False)):
         sizes = [x.size for x in jax.tree.leaves(abstract_params(config)) if x.ndim > 1]
@@ -112,6 +128,8 @@ def test_ends_give_the_mean_length_that_was_asked():
         (["rollout", "--batch", "x"], "--batch: invalid int value: 'x'"),
         (["step", "--model", "nowhere"], "--model 'nowhere': no such folder"),
         (["update", "--threads", "999999"], "--threads 999999: this machine gives the process"),
+        (["sandbox", "--runs", "0"], "--runs must be >= 1, got 0"),
+        (["sandbox", "--tier", "Z"], "invalid choice: 'Z'"),
         (["memory", "--axis", "up"], "invalid choice: 'up'"),
     ],
 )

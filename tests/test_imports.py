@@ -59,6 +59,7 @@ LEVELS = (
         "programs",
         "units",
         "room",
+        "side_by_side",
         "provenance",
     },
     {

@@ -165,6 +165,19 @@ class AdmitRaises(MyEnv):
         return super().admit(mode, text, shown, seed)
 
 
+class NotForThreads(MyEnv):
+    """What is being judged stands in the environment itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = msgspec.structs.replace(self.spec, parallel=2)
+
+    def verify(self, task: Task, text: str) -> Verdict:
+        self._text = text
+        time.sleep(0.002)
+        return super().verify(task, self._text)
+
+
 class SlowTask(MyEnv):
     def task(self, split: Split, index: int, seed: int, **place: Any) -> Task:
         time.sleep(0.03)

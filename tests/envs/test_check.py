@@ -32,7 +32,7 @@ def test_ours_keep_every_promise(name: str, options: dict[str, object]) -> None:
     report = check(name, options=options, tasks=TASKS, limit_ms=500)
     assert report.ok, "\n".join(report.lines())
     assert [c.name for c in report.checks] == list(CHECKS)
-    assert [c.name for c in report.checks if c.outcome == "skip"] == ["zero_sum", "views", "illegal"]
+    assert [c.name for c in report.checks if c.outcome == "skip"] == ["zero_sum", "views", "illegal", "parallel"]
     assert set(report.p95_ms) == {"task", "verify", "admit"}
 
 
@@ -65,6 +65,7 @@ def test_lines_are_one_a_check() -> None:
         (broken_envs.ForgetsParents, "admit", "parents must be the keys of the shown tasks"),
         (broken_envs.UnnamedReason, "admit", "reason 'because' is not one of format, bounds"),
         (broken_envs.AdmitRaises, "admit", "raises KeyError on"),
+        (broken_envs.NotForThreads, "parallel", "among others"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -110,7 +111,7 @@ def test_games() -> None:
     report = check(broken_envs.Nim(), tasks=TASKS)
     assert report.ok, "\n".join(report.lines())
     skipped = {c.name for c in report.checks if c.outcome == "skip"}
-    assert skipped == {"splits", "gold", "junk", "rewards", "views", "illegal", "admit"}
+    assert skipped == {"splits", "gold", "junk", "rewards", "views", "illegal", "admit", "parallel"}
     generous = check(broken_envs.GenerousNim(), tasks=TASKS)
     assert generous.failed == ("zero_sum",)
 
@@ -120,7 +121,8 @@ def test_games() -> None:
 def test_our_games_keep_every_promise(name: str, options: dict[str, object]) -> None:
     report = check(name, options=options, tasks=TASKS, limit_ms=500)
     assert report.ok, "\n".join(report.lines())
-    assert {c.name for c in report.checks if c.outcome == "skip"} == {"splits", "gold", "junk", "rewards", "admit"}
+    skipped = {c.name for c in report.checks if c.outcome == "skip"}
+    assert skipped == {"splits", "gold", "junk", "rewards", "admit", "parallel"}
 
 
 @pytest.mark.parametrize(

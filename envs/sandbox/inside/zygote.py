@@ -17,7 +17,7 @@ import sys
 import time
 
 from envs.sandbox import wire
-from envs.sandbox.inside import cage, child, modules
+from envs.sandbox.inside import cage, child, libc, modules
 from envs.sandbox.inside.clock import StoppedClock
 from envs.sandbox.inside.seccomp import Filter
 
@@ -75,7 +75,7 @@ def serve(control: socket.socket, filter: Filter | None, clock: StoppedClock | N
             sys.exit(0)
         timeout_s, memory_bytes = wire.ORDER.unpack(data)
         started = time.monotonic()
-        pid = os.fork()
+        pid = libc.fork()
         if pid == 0:
             child.run(fds[0], fds[1], timeout_s, int(memory_bytes), filter, clock)
         for fd in fds:

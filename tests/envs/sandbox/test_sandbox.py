@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.family import family
 from envs.sandbox import Sandbox, SandboxRefused, pool
 from envs.sandbox.inside.seccomp import ARCHES, assemble
 from envs.sandbox.result import result_of
@@ -129,16 +130,7 @@ def test_a_lost_worker_is_replaced(sandbox: Sandbox) -> None:
 
 def descendants() -> set[int]:
     """Processes that came from this one, at any depth."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    found = {os.getpid()}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {os.getpid()}
+    return set(family()) - {os.getpid()}
 
 
 def wait_for(condition: object, timeout_s: float = 10.0) -> bool:
