@@ -210,11 +210,10 @@ def play(args: list[str]) -> int:
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same deals and moves (default: any)")
     given = parser.read(args)
     prepare_jax()
-    from selfplay.flags import plain_value
+    from selfplay.flags import pairs
     from selfplay.terminal import play_command
 
-    pairs = (text.partition("=") for text in given.pop("option", []))
-    play_command(given.pop("target"), options={key: plain_value(value) for key, _, value in pairs}, **given)
+    play_command(given.pop("target"), options=pairs("--option", given.pop("option", [])), **given)
     return 0
 
 
@@ -259,10 +258,9 @@ def _envs_check(args: list[str]) -> int:
     parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the environment")
     given = parser.read(args)
     from envs.check import check
-    from selfplay.flags import plain_value
+    from selfplay.flags import pairs
 
-    pairs = (text.partition("=") for text in given.get("option", []))
-    report = check(given["name"], options={key: plain_value(value) for key, _, value in pairs})
+    report = check(given["name"], options=pairs("--option", given.get("option", [])))
     print("\n".join(report.lines()))
     return 0 if report.ok else 1
 

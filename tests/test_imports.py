@@ -77,6 +77,7 @@ LEVELS = (
         "score",
         "state",
         "play",
+        "match",
         "exact_play",
         "arena",
     },
