@@ -120,7 +120,7 @@ def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
             break
         if "__init__" in vars(base):
             del found[passes_on]
-            own = list(inspect.signature(base.__init__).parameters.items())[1:]  # without self
+            own = list(inspect.signature(vars(base)["__init__"]).parameters.items())[1:]  # without self
             found = dict(own) | found
     return found
 

@@ -125,12 +125,12 @@ def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
 
 def evaluate(args: list[str]) -> int:
     """`selfplay evaluate RUN|MODEL`."""
-    parser = Parser("evaluate", "pass@1 and unbiased pass@k of a run's generation, or of a model folder")
+    parser = Parser("evaluate", "how a run's generation, or a model, solves held-out tasks (pass@k) and plays games")
     parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a task")
-    parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty")
+    parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty; games against each scripted player")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the scores as JSON")
     given = parser.read(args)
     prepare_jax()

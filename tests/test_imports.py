@@ -58,6 +58,7 @@ LEVELS = (
         "ratings",
         "programs",
         "units",
+        "seats",
         "room",
         "provenance",
     },
@@ -83,6 +84,7 @@ LEVELS = (
     },
     {
         "actor",
+        "crew",
         "joint",
         "joint_sampler",
         "learner",
