@@ -99,7 +99,7 @@ def _load(target: str) -> Any:
 
 
 def _check_options(name: str, factory: Any, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
+    parameters = _parameters(factory)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for option in options:
@@ -109,6 +109,20 @@ def _check_options(name: str, factory: Any, options: dict[str, Any]) -> None:
         needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
         if needed and option not in options:
             raise EnvUserError(f"{name}: option {option!r} must be given")
+
+
+def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    """What a factory takes by name; a class that hands `**others` on takes what its bases take."""
+    found = dict(inspect.signature(factory).parameters)
+    for base in inspect.getmro(factory)[1:] if inspect.isclass(factory) else ():
+        passes_on = next((name for name, p in found.items() if p.kind is p.VAR_KEYWORD), None)
+        if passes_on is None or base is object:
+            break
+        if "__init__" in vars(base):
+            del found[passes_on]
+            own = list(inspect.signature(vars(base)["__init__"]).parameters.items())[1:]  # without self
+            found = dict(own) | found
+    return found
 
 
 def _one_line(error: BaseException) -> str:

@@ -100,7 +100,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     new_messages: tuple[Message, ...]
     legal: tuple[str, ...] | None = None
     max_new_tokens: int | None = None
+    """Most tokens of this turn, where that is fewer than its role may write."""
     stop: tuple[str, ...] = ()
+    """Texts that end this turn, besides those that end every turn of its role."""
 
 
 class IllegalRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,7 +308,7 @@ class OneTurn:
     def turn(self) -> Turn | None:
         if self._verdict is not None:
             return None
-        return Turn(seat=0, new_messages=self._task.prompt, max_new_tokens=self._env.spec.max_new_tokens)
+        return Turn(seat=0, new_messages=self._task.prompt)
 
     def act(self, seat: int, text: str) -> None:
         if seat != 0 or self._verdict is not None:

@@ -296,7 +296,6 @@ class Play(Generic[P]):
             seat=seat,
             new_messages=self._complaints or self._state.view(seat)[self._shown[seat] :],
             legal=self._state.actions(),
-            max_new_tokens=self._game.spec.max_new_tokens,
         )
 
     def act(self, seat: int, text: str) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 
 from envs.base import Env, Game
 from selfplay.config import Run
+from selfplay.evaluate import Acquire
 from selfplay.exact_play import ExactPlay, is_exact
 from selfplay.game_curves import game_curves, payoff_picture
 from selfplay.game_tree import AveragePolicy
 from selfplay.models import Model
 from selfplay.opponents import Opponents
-from selfplay.records import Trajectory
-from selfplay.units import sampling, template_of
+from selfplay.records import PolicyRef, Trajectory
+from selfplay.units import rating_units, sampling, template_of
 
 Ask = Callable[[str, Sequence[Trajectory]], list[np.ndarray]]
 """Policy and trajectories -> log-probabilities under its newest weights, as `Joint.logprobs`."""
@@ -26,7 +27,7 @@ class Arena:
     """The games of a run, and of the small ones their trees."""
 
     def __init__(self, run: Run, envs: Mapping[str, Env], models: Mapping[str, Model]) -> None:
-        self._policy, self._every = run.roles["play"].policy, run.evaluate.average_every
+        self._run, self._policy = run, run.roles["play"].policy
         self._games = {name: env for name, env in envs.items() if isinstance(env, Game)}
         template, model = template_of(run, "play"), models[self._policy]
         self._exact = {
@@ -37,9 +38,23 @@ class Arena:
 
     def average(self, ask: Ask, *, step: int) -> None:
         """Count the newest weights into the average policy of every small game."""
-        if step % self._every == 0:
+        if step % self._run.evaluate.average_every == 0:
             for exact in self._exact.values():
                 exact.average.add(exact.table(partial(ask, self._policy)))
+
+    def rate(
+        self, acquire: Acquire, ask: Ask, opponents: Opponents, *, generation: int, step: int, player: PolicyRef
+    ) -> dict[str, float]:
+        """Have the newest weights meet every scripted player and kept generation; what games tell then.
+
+        Args:
+          acquire: runs units.
+          opponents: take in the results.
+          player: the newest weights.
+        """
+        units = rating_units(self._run, self._games, opponents, generation=generation, step=step, player=player)
+        opponents.record(acquire(units))
+        return self.curves(opponents, ask)
 
     def curves(self, opponents: Opponents, ask: Ask) -> dict[str, float]:
         """`game/<env>/...` of a generation, names as in docs/metrics.md."""

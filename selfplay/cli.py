@@ -125,12 +125,12 @@ def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
 
 def evaluate(args: list[str]) -> int:
     """`selfplay evaluate RUN|MODEL`."""
-    parser = Parser("evaluate", "pass@1 and unbiased pass@k of a run's generation, or of a model folder")
+    parser = Parser("evaluate", "how a run's generation, or a model, solves held-out tasks (pass@k) and plays games")
     parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a task")
-    parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty")
+    parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty; games against each scripted player")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the scores as JSON")
     given = parser.read(args)
     prepare_jax()
@@ -210,11 +210,10 @@ def play(args: list[str]) -> int:
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same deals and moves (default: any)")
     given = parser.read(args)
     prepare_jax()
-    from selfplay.flags import plain_value
+    from selfplay.flags import pairs
     from selfplay.terminal import play_command
 
-    pairs = (text.partition("=") for text in given.pop("option", []))
-    play_command(given.pop("target"), options={key: plain_value(value) for key, _, value in pairs}, **given)
+    play_command(given.pop("target"), options=pairs("--option", given.pop("option", [])), **given)
     return 0
 
 
@@ -259,10 +258,9 @@ def _envs_check(args: list[str]) -> int:
     parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the environment")
     given = parser.read(args)
     from envs.check import check
-    from selfplay.flags import plain_value
+    from selfplay.flags import pairs
 
-    pairs = (text.partition("=") for text in given.get("option", []))
-    report = check(given["name"], options={key: plain_value(value) for key, _, value in pairs})
+    report = check(given["name"], options=pairs("--option", given.get("option", [])))
     print("\n".join(report.lines()))
     return 0 if report.ok else 1
 

@@ -100,6 +100,11 @@ def read_run(folder: Path) -> Finished:
     run = from_toml(folder / CONFIG)
     generations = read_metrics(folder, "generation")
     _check_finished(folder, run.schedule, generations)
+    if run.main_role == "play":
+        raise UserError(
+            f"{folder} only plays games and has no held-out scores to compare; `selfplay evaluate {folder}` says how "
+            "well it plays"
+        )
     first, last = generations[0], generations[-1]
     tests = tuple(sorted((m[1], int(m[2])) for m in map(_SCORE.match, first) if m))
     names = [f"eval/test/{env}/{d}" for env, d in tests]

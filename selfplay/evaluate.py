@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import comb, isnan, nan
 
 import numpy as np
 
 from envs.base import Env
 from selfplay.config import Run
-from selfplay.records import Group
-from selfplay.units import uniform_objective
+from selfplay.records import Group, Lesson, PolicyRef, Unit
+from selfplay.units import evaluation_units, uniform_objective
+
+Acquire = Callable[[Sequence[Unit]], list[Group]]
+"""Units -> their groups, in unit order."""
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -49,6 +52,36 @@ def scores(groups: Iterable[Group], *, ks: Sequence[int] = (1,)) -> dict[str, fl
             by_env.setdefault(name.rsplit("/", 2)[0], []).extend([out[name]] * (not isnan(out[name])))
         out |= {f"{env}/pass@{k}": float(np.mean(rates)) if rates else nan for env, rates in by_env.items()}
     return out
+
+
+def held_out_scores(
+    run: Run,
+    envs: Mapping[str, Env],
+    acquire: Acquire,
+    *,
+    generation: int,
+    step: int,
+    solver: PolicyRef,
+    lessons: Sequence[Lesson],
+    whole: bool,
+) -> dict[str, float]:
+    """The scores of a generation on dev and test.
+
+    Args:
+      acquire: runs units.
+      whole: on as many test tasks as at a run's ends, not only as between.
+    """
+    plan = run.evaluate
+    units = evaluation_units(
+        run,
+        envs,
+        generation=generation,
+        step=step,
+        solver=solver,
+        tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
+        lessons=lessons,
+    )
+    return scores(acquire(units))
 
 
 def next_objective(run: Run, envs: Mapping[str, Env], solve_rates: Mapping[str, float]) -> dict[str, float]:

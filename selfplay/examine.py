@@ -5,32 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
 
 import envs
-from envs.base import Split
+from envs.base import Env, Split
 from selfplay import recipe
 from selfplay.actor import make_worker
+from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
-from selfplay.cluster.base import Params
+from selfplay.cluster.base import Cluster, Params
 from selfplay.cluster.inprocess import InProcess
 from selfplay.config import EnvChoice, Policy, Run
 from selfplay.errors import UserError
-from selfplay.evaluate import scores
+from selfplay.evaluate import Acquire, scores
 from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG, find_run
 from selfplay.models import load
 from selfplay.models.hf import EMBEDDED
-from selfplay.records import PolicyRef
+from selfplay.opponents import Opponents
+from selfplay.records import Group, PolicyRef, Trajectory, Unit
+from selfplay.score import score
 from selfplay.tree import plain
-from selfplay.units import evaluation_units
+from selfplay.units import evaluation_units, is_game
 
 KS = (1, 4, 16, 64)
 ROWS = 512
 """Most rows of attempts in a unit."""
 DEFAULT_TASKS = 128
+OF_RUNS = ("elo", "elo_low", "elo_high", "cycles", "nash_conv_average")
+"""Curves of games that only generations beside each other have."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,11 @@ class Subject:
 def examine(
     subject: Subject, run: Run, *, tasks: int, samples: int, splits: Sequence[Split] = ("test",)
 ) -> dict[str, float]:
-    """Scores of a model on held-out tasks, names as in docs/metrics.md, with every k of KS up to `samples`.
+    """Scores of a model on held-out tasks and in games, names as in docs/metrics.md; every k of KS up to `samples`.
 
     Args:
       run: says which environments and difficulties, and how the solver samples.
-      tasks: tasks a difficulty and split.
+      tasks: tasks a difficulty and split; games against each scripted player.
       samples: attempts a task, n of the unbiased pass@k.
     """
     policy = run.roles[run.main_role].policy
@@ -62,10 +69,37 @@ def examine(
         units = evaluation_units(
             run, made, generation=0, step=0, solver=ref, tasks=dict.fromkeys(splits, tasks), samples=samples
         )
-        groups = [group for _, found, _ in cluster.run(units) for group in found]
+        found = scores(_groups(cluster, units), ks=[k for k in KS if k <= samples])
+        return found | _games(subject, run, made, partial(_groups, cluster), games=tasks, policy=policy)
     finally:
         cluster.close()
-    return scores(groups, ks=[k for k in KS if k <= samples])
+
+
+def _groups(cluster: Cluster, units: Sequence[Unit]) -> list[Group]:
+    return [group for _, found, _ in cluster.run(units) for group in found]
+
+
+def _games(
+    subject: Subject, run: Run, made: Mapping[str, Env], acquire: Acquire, *, games: int, policy: str
+) -> dict[str, float]:
+    """How a model plays: against scripted players and itself, and where the game is small, how far from equilibrium.
+
+    Nothing of what only generations of a run have: ratings, and the average policy.
+    """
+    if not any(is_game(env) for env in made.values()) or run.roles["play"].policy != policy:
+        return {}
+    run = replace(run, evaluate=replace(run.evaluate, games=games))
+    model = replace(load(subject.model), params=subject.params)
+    opponents, temperature = Opponents(run.opponents), run.roles["play"].temperature
+    opponents.remember(0, 0)
+
+    def ask(_: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+        rows = score(model.config, model.params, [t.ids for t in trajectories], temperature=temperature)
+        return [np.where(t.mask, np.append(0, row), 0) for t, row in zip(trajectories, rows, strict=True)]
+
+    arena = Arena(run, made, {policy: model})
+    curves = arena.rate(acquire, ask, opponents, generation=0, step=0, player=PolicyRef(policy, 0))
+    return {name: value for name, value in curves.items() if name.rsplit("/", 1)[1] not in OF_RUNS and not isnan(value)}
 
 
 def evaluate_command(
@@ -77,7 +111,7 @@ def evaluate_command(
     tasks: int = DEFAULT_TASKS,
     out: Path | None = None,
 ) -> None:
-    """`selfplay evaluate RUN|MODEL`: a table of test pass@k; a run's generation stands beside its base.
+    """`selfplay evaluate RUN|MODEL`: test pass@k, and how games are played; a run's generation stands beside its base.
 
     Raises:
       UserError: no such run or model, or an argument out of range.
@@ -86,10 +120,18 @@ def evaluate_command(
         if value is not None and value < 1:
             raise UserError(f"{name} must be >= 1, got {value}")
     run, subjects = _subjects(target, env, generation)
+    games = [name for name, choice in run.envs.items() if is_game(envs.make(name, **choice.options))]
+    if games and tasks % 2:
+        raise UserError(f"--tasks must be even, got {tasks}: half of the games of {games[0]} are played from each seat")
+    if samples is not None and len(games) == len(run.envs):
+        raise UserError(f"--samples: {games[0]} is a game; --tasks sets how many are played against each opponent")
     count = sum(int(np.size(x)) for x in _leaves(subjects[0].params))
     samples = samples or (64 if count < 10_000_000 else 16)
     found = {s.name: examine(s, run, tasks=tasks, samples=samples) for s in subjects}
-    print(table(found, samples=samples, tasks=tasks))
+    if len(games) < len(run.envs):
+        print(table(found, samples=samples, tasks=tasks))
+    if games:
+        print(table_of_games(found, games=tasks))
     if out is not None:
         out.write_text(json.dumps({"samples": samples, "tasks": tasks, "scores": found}, indent=1), encoding="utf-8")
 
@@ -146,6 +188,16 @@ def table(found: Mapping[str, Mapping[str, float]], *, samples: int, tasks: int)
         lines.append(
             _row([cell.removeprefix("eval/"), *(f"{s[f'{cell}/pass@{k}']:.3f}" for s in found.values() for k in ks)])
         )
+    return "\n".join(lines)
+
+
+def table_of_games(found: Mapping[str, Mapping[str, float]], *, games: int) -> str:
+    """A markdown table: a row a measure of a game, a column a subject."""
+    names = [name for name in next(iter(found.values())) if name.startswith("game/")]
+    lines = [f"{games} games against each opponent, half from each seat", ""]
+    lines += [_row(["game", *found]), _row(["---"] * (1 + len(found)))]
+    for name in names:
+        lines.append(_row([name.removeprefix("game/"), *(f"{s.get(name, nan):.3f}" for s in found.values())]))
     return "\n".join(lines)
 
 

@@ -48,9 +48,19 @@ def find(name: str, kind: type = Run) -> tuple[Path, Any]:
     return found
 
 
-def plain_value(text: str) -> Any:
-    """A text as true, false, a number, or itself."""
-    return _read(text, Any)
+def pairs(flag: str, given: Sequence[str]) -> dict[str, Any]:
+    """The values of a flag that is given as KEY=VALUE, once for each key: true, false, a number, or the text itself.
+
+    Raises:
+      UserError: one of them is not of that form.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserError(f"{flag} needs KEY=VALUE, got {text!r}")
+        found[key] = _read(value, Any)
+    return found
 
 
 def show_help(run: Run, *, prog: str, description: str) -> None:

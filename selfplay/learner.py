@@ -16,16 +16,12 @@ from pathlib import Path
 
 import envs
 from selfplay import recipe
-from selfplay.actor import ENTRY
 from selfplay.archive import TaskArchive
 from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
-from selfplay.cluster.base import Cluster
-from selfplay.cluster.inprocess import InProcess
-from selfplay.cluster.local import LocalCluster
-from selfplay.compilations import Compilations
 from selfplay.config import Run
-from selfplay.evaluate import dev_solve_rates, moving_solve_rates, next_objective, objective_curves, scores
+from selfplay.crew import Crew
+from selfplay.evaluate import dev_solve_rates, held_out_scores, moving_solve_rates, next_objective, objective_curves
 from selfplay.experience import (
     archive_metrics,
     baseline_curves,
@@ -37,24 +33,23 @@ from selfplay.experience import (
 )
 from selfplay.heed import Heed
 from selfplay.hosts import Hosts
-from selfplay.joint import Joint, actors_of, follow, open_models
+from selfplay.joint import Joint, follow, open_models
 from selfplay.metrics import Display, RunWriter, cut
 from selfplay.opponents import Opponents
 from selfplay.packing import minibatches
 from selfplay.provenance import check_provenance, provenance
-from selfplay.records import Group, PolicyRef, Role, Unit
+from selfplay.records import Unit
 from selfplay.refine import Refined, refine
 from selfplay.refiners import REFINERS, check_refiner
 from selfplay.room import check_games, check_room
+from selfplay.seats import is_new_opponent, seat, seats
 from selfplay.state import State
 from selfplay.streams import Stream, draw_seed, python_seed
 from selfplay.units import (
     World,
-    evaluation_units,
     load_yoked,
     longest_completions,
     planned_sequences,
-    rating_units,
     seed_groups,
     step_units,
     uniform_objective,
@@ -109,7 +104,7 @@ class Learner:
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
-        self.arena = Arena(run, self.world.envs, models)
+        self.crew, self.arena = Crew(run, self.joint), Arena(run, self.world.envs, models)
         self.provenance = provenance(run, self.world.envs, models)
         self.models = {name: replace(model, params={}) for name, model in models.items()}
         """Without their weights: those are `joint`'s."""
@@ -123,7 +118,6 @@ class Learner:
         self._drawn, self._base_step = run, 0
         """The run as its draws are keyed, and the step that the generation began with."""
         self._began = time.monotonic()
-        self._compilations, self._compiled_elsewhere = Compilations(), 0
         self._last: Refined | None = None
 
     # ------------------------------------------------------------ the beats
@@ -153,14 +147,14 @@ class Learner:
             self.world,
             generation=state.generation,
             step=state.step,
-            seats=self._seats(),
+            seats=seats(run, newest=state.step - 1, began=self._base_step, memory=state.memory.digest),
             objective=state.objective,
             archive=state.archive,
             opponents=state.opponents,
             lessons=state.memory.lessons,
         )
         with watch("acquire"):
-            units, groups, spent = self._rounds(units)
+            units, groups, spent = self.crew.rounds(units, self.refiner)
         planned = planned_sequences(units)
         with watch("refine"):
             refined = refine(groups, run=run, planned=planned, baselines=state.baselines, scorer=self.joint)
@@ -190,12 +184,12 @@ class Learner:
         if self.heed.action == "stop":
             state.stopped = self.heed.reason
         whole = state.generation == 0 or self.finished()
-        if run.plays:
+        if is_new_opponent(run, state.generation):
             state.opponents.remember(state.step, state.generation)
         values: dict[str, float] = {}
         if whole or state.generation % run.evaluate.every == 0:
             with watch("evaluate"):
-                values = self._evaluate(whole=whole) | self._play_ratings()
+                values = self._evaluate(whole=whole)
             state.summary = dict(values)
             if run.objective.follow == "dev":
                 state.objective = next_objective(run, self.world.envs, dev_solve_rates(values))
@@ -225,70 +219,31 @@ class Learner:
             or (limits.max_minutes is not None and state.minutes >= limits.max_minutes)
         )
 
-    # ------------------------------------------------------------ acquire
-
-    def _seats(self) -> dict[Role, PolicyRef]:
-        """Who plays what: the newest weights, or the base for a role that is not trained."""
-        versions = {"newest": self.state.step - 1, "generation": self._base_step}
-        return {name: self._ref(name, versions[self.run.roles[name].plays]) for name in self.run.used_roles}
-
-    def _ref(self, name: Role, version: int) -> PolicyRef:
-        """A version of the policy that plays a role, the base where it is not trained; a solver's with its memory."""
-        role = self.run.roles[name]
-        memory = self.state.memory.digest if name == "solve" else ""
-        return PolicyRef(role.policy, version if role.trainable else 0, memory)
-
-    def _rounds(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Group], dict[str, float]]:
-        """Run units, and round by round those that the refiner asks for on top."""
-        asked, groups, spent = list(units), list[Group](), dict[str, float]()
-        while units:
-            found, seconds = self._acquire(units)
-            groups += found
-            spent = {name: spent.get(name, 0.0) + s for name, s in seconds.items()}
-            units = self.refiner.follow_ups(self.run, units, found)
-            asked += units
-        return asked, groups, spent
-
-    def _acquire(self, units: Sequence[Unit]) -> tuple[list[Group], dict[str, float]]:
-        groups: list[Group] = []
-        spent: dict[str, float] = {}
-        here = Compilations()
-        for _, found, timings in self.cluster.run(units):
-            groups += found
-            for name, seconds in timings.items():
-                spent[name] = spent.get(name, 0.0) + seconds
-        self._compiled_elsewhere += int(spent.get("compilations", 0)) - here.count()
-        return groups, spent
+    # ------------------------------------------------------------ evaluate, update, publish
 
     def _evaluate(self, *, whole: bool) -> dict[str, float]:
-        state, plan = self.state, self.run.evaluate
-        units = evaluation_units(
-            self.run,
+        """Scores of the newest weights on held-out tasks, and of their games against kept generations and bots."""
+        state, run = self.state, self.run
+        found = held_out_scores(
+            run,
             self.world.envs,
+            self.crew.groups,
             generation=state.generation,
             step=state.step,
-            solver=self._ref("solve", state.step),
-            tasks={"dev": plan.tasks_between, "test": plan.tasks if whole else plan.tasks_between},
+            solver=seat(run, "solve", state.step, memory=state.memory.digest),
             lessons=state.memory.lessons,
+            whole=whole,
         )
-        return scores(self._acquire(units)[0])
-
-    def _play_ratings(self) -> dict[str, float]:
-        """Games of the newest weights against every scripted player and kept generation; what games tell."""
-        state = self.state
-        units = rating_units(
-            self.run,
-            self.world.envs,
+        found |= self.arena.rate(
+            self.crew.groups,
+            self.joint.logprobs,
             state.opponents,
             generation=state.generation,
             step=state.step,
-            player=self._ref("play", state.step),
+            player=seat(run, "play", state.step),
         )
-        state.opponents.record(self._acquire(units)[0])
         self.writer.pictures(state.step, self.arena.pictures(state.opponents))
-        return self.arena.curves(state.opponents, self.joint.logprobs)
-
-    # ------------------------------------------------------------ update and publish
+        return found
 
     def _update(self, refined: Refined, units: Sequence[Unit]) -> dict[str, float]:
         """Gradient steps of every policy that some role trains."""
@@ -324,15 +279,8 @@ class Learner:
         return max(by_steps, state.tokens / limits.max_tokens if limits.max_tokens else 0.0)
 
     def _publish(self) -> None:
-        """The new weights as version `step`, in place of those before; the base stays where a role plays it."""
-        frozen = {r.policy for r in self.run.roles.values() if not r.trainable}
-        step, past, keep = self.state.step, self.state.opponents.versions(), set[int]()
-        if any(role.plays == "generation" for role in self.run.roles.values()):
-            keep = {self._base_step}
-        for name in self.run.trained_policies if step else ():
-            self.cluster.publish(name, step, self.joint.publish(name))
-            kept = past if self.run.plays and name == self.run.roles["play"].policy else ()
-            self.cluster.retire(name, {step, *keep, *kept, *((0,) if name in frozen else ())})
+        """The new weights as version `step`; versions that no role plays as any more go."""
+        self.crew.publish(newest=self.state.step, began=self._base_step, past=self.state.opponents.versions())
 
     # ------------------------------------------------------------ a run's life
 
@@ -345,7 +293,7 @@ class Learner:
             cut(self.folder, self.state.step if restored else -1)
         purge = None if not resumed else self.state.step + 1 if restored else 0
         schedule = self.run.schedule
-        self.cluster = self._open_cluster()
+        self.crew.open()
         self.display = Display(
             self.folder.name,
             generations=schedule.generations,
@@ -360,29 +308,16 @@ class Learner:
                 yield
         finally:
             self.display.close()
-            self.cluster.close()
+            self.crew.close()
 
     def _introduce(self) -> None:
-        """Give the actors their first weights: the base, and the restored version if there is one."""
-        for name in self.models:
-            self.cluster.publish(name, 0, self.joint.publish(name, base=True))
-        player, here = self.run.roles["play"].policy, (0, self.state.step)
-        for generation, version in self.state.opponents.pool().items():
-            if version not in here:
-                self.cluster.publish(player, version, self.joint.past(player, generation))
+        """Give the actors all weights that they may play as, and say what the run is."""
+        self.crew.introduce(self.models, self.state.opponents.pool(), newest=self.state.step)
         self._publish()
         models = ", ".join(f"{n} = {m.path.name} ({m.digest[:12]})" for n, m in self.models.items())
         line = f"step {self.state.step}, recipe {self.run.recipe}, seed {self.run.seed}, models {models}"
         self.writer.log(line)
         self.display.note(line)
-
-    def _open_cluster(self) -> Cluster:
-        actors, plan = actors_of(self.run), self.run.cluster
-        if actors == 0:
-            return InProcess(self.joint.worker())
-        if plan.threads == "auto":
-            raise ValueError("cluster.threads is fixed when a run is created")
-        return LocalCluster(actors, ENTRY, self.joint.worker_spec, threads=plan.threads, timeout_s=plan.timeout_s)
 
     def _record_step(
         self, refined: Refined, values: dict[str, float], watch: Watch, spent: Mapping[str, float], fresh: int
@@ -397,7 +332,7 @@ class Learner:
             "time/publish": watch["publish"],
             "time/step": total,
             "perf/tokens_per_s": fresh / total,
-            "perf/compilations": self._compilations.count() + self._compiled_elsewhere,
+            "perf/compilations": self.crew.compilations,
             "progress/tokens": state.tokens,
             "progress/episodes": state.episodes,
             "progress/roll_backs": state.roll_backs,

@@ -13,24 +13,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from envs.base import (
     Env,
-    EnvError,
-    Episode,
-    Game,
-    GameEpisode,
     Message,
     Task,
-    Turn,
     Verdict,
     Verifiable,
     stable_seed,
 )
 from selfplay.config import Template
+from selfplay.match import Match, bot_move
 from selfplay.models.tokenizer import Tokenizer
-from selfplay.records import Finish, GameResult, Player, PolicyRef, Role, Trajectory, Unit
+from selfplay.records import Finish, GameResult, Player, PolicyRef, Role, SamplingSpec, Trajectory, Unit
 from selfplay.sampler import Context, Sampler
 from selfplay.side_by_side import each
 from selfplay.streams import Stream, python_seed, row_keys
@@ -54,81 +51,6 @@ class Clock(Protocol):
     def sampling(self) -> AbstractContextManager[None]: ...
 
     def verifying(self) -> AbstractContextManager[None]: ...
-
-
-@dataclass
-class Match:
-    """One episode, and whose turn it is."""
-
-    index: int
-    """row * attempts + attempt."""
-    task: Task
-    players: tuple[Player, ...]
-    episode: Episode | None = None
-    turn: Turn | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    """One a seat, once it is over."""
-    moves: int = 0
-
-    @property
-    def over(self) -> bool:
-        return bool(self.verdicts)
-
-    def begin(self, env: Env) -> None:
-        """Open the episode and look at its first turn."""
-        try:
-            self.episode = env.open(self.task)
-        except EnvError as error:
-            self.fail(error)
-            return
-        self._look()
-
-    def act(self, seat: int, text: str) -> None:
-        """Take a move, and look at the next turn or the verdicts."""
-        self.moves += 1
-        try:
-            self.playing.act(seat, text)
-        except EnvError as error:
-            self.fail(error)
-            return
-        self._look()
-
-    def fail(self, error: EnvError | None = None) -> None:
-        """The episode cannot go on: no seat is judged."""
-        parts = {"error": 1.0} if error is not None and str(error) else {}
-        self.verdicts = (Verdict(0.0, "env_error", parts),) * len(self.players)
-        self._close()
-
-    @property
-    def mover(self) -> tuple[Player, int]:
-        """Who is to move, and at which seat."""
-        if self.turn is None:
-            raise ValueError("nobody is to move: the episode has not begun, or is over")
-        return self.players[self.turn.seat], self.turn.seat
-
-    @property
-    def playing(self) -> Episode:
-        """The episode, while it lasts."""
-        if self.episode is None:
-            raise ValueError("the episode has not begun, or is over")
-        return self.episode
-
-    def _look(self) -> None:
-        try:
-            self.turn = self.playing.turn()
-            if self.turn is None:
-                self.verdicts = self.playing.verdicts()
-        except EnvError as error:
-            self.fail(error)
-            return
-        if self.over:
-            self._close()
-
-    def _close(self) -> None:
-        self.turn = None
-        if self.episode is not None:
-            self.episode.close()
-        self.episode = None
 
 
 @dataclass
@@ -166,26 +88,38 @@ class Voice:
             self._appended[key] = self._rendered(messages, last[0] if last else None)
         return self._appended[key]
 
+    def spec_of(self, match: Match) -> SamplingSpec:
+        """How the next turn of a match is sampled: as the role is, within the limits of the turn itself."""
+        turn = match.turn
+        if turn is None or (turn.max_new_tokens is None and not turn.stop):
+            return self.spec
+        most = min(turn.max_new_tokens or self.spec.max_new_tokens, self.spec.max_new_tokens)
+        stop = tuple(dict.fromkeys((*self.spec.stop, *turn.stop)))
+        return msgspec.structs.replace(self.spec, max_new_tokens=most, stop=stop)
+
     def has_room(self, match: Match, ids: np.ndarray) -> bool:
         """Whether the model has positions left for a turn after so many more tokens."""
-        length = len(self.said[match.index].ids) + len(ids) + self.spec.max_new_tokens
+        length = len(self.said[match.index].ids) + len(ids) + self.spec_of(match).max_new_tokens
         return length <= self.speaker.max_positions
 
-    def speak(self, reads: Mapping[int, np.ndarray]) -> dict[int, str]:
-        """One turn of some matches, by index, after the ids that each reads; what the environment reads of it."""
+    def speak(self, reads: Mapping[int, np.ndarray], spec: SamplingSpec) -> dict[int, str]:
+        """One turn of some matches, by index, after the ids that each reads; what the environment reads of it.
+
+        Args:
+          spec: the `spec_of` all of them.
+        """
         asked: list[np.ndarray | None] = [None] * len(self._keys)
         for index, ids in reads.items():
             asked[self.rows[index]] = ids
-        sampler = self.speaker.sampler
+        sampler, ref = self.speaker.sampler, self.ref.weights
         if self._context is None and self.role == "play":  # short and unlike: nothing to read once for several rows
-            _, self._context = sampler.start(self.ref.weights, [None] * len(asked), self._keys, self.spec)
+            _, self._context = sampler.start(ref, [None] * len(asked), self._keys, spec)
         if self._context is None:
-            done, self._context = sampler.start(
-                self.ref.weights, self._prompts(asked), self._keys, self.spec, attempts=self._siblings
-            )
+            prompts = self._prompts(asked)
+            done, self._context = sampler.start(ref, prompts, self._keys, spec, attempts=self._siblings)
         else:
-            done, self._context = sampler.extend(self._context, asked, self._keys, self.spec)
-        return {index: self._hear(self.said[index], ids, done[self.rows[index]]) for index, ids in reads.items()}
+            done, self._context = sampler.extend(self._context, asked, self._keys, spec)
+        return {i: self._hear(self.said[i], ids, done[self.rows[i]], spec) for i, ids in reads.items()}
 
     def _prompts(self, asked: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
         """One a task: attempts at the same one read the same."""
@@ -228,17 +162,17 @@ class Voice:
             return prompt_ids(self.template, tokenizer, messages)
         return continue_ids(self.template, tokenizer, messages, written=self._decoded(last), eos=last.finish == "eos")
 
-    def _hear(self, said: Said, read: np.ndarray, completion: Completion) -> str:
+    def _hear(self, said: Said, read: np.ndarray, completion: Completion, spec: SamplingSpec) -> str:
         """Note a turn; what the environment reads of it. A move that was cut off is none."""
         finish = completion.finish
-        if self.role == "play" and self.spec.max_new_tokens == 1 and finish == "length":
+        if self.role == "play" and spec.max_new_tokens == 1 and finish == "length":
             finish = "stop"  # a turn of one token is complete with it
         said.starts.append(len(said.ids) + len(read))
         said.ids = np.concatenate([said.ids, read, completion.ids]).astype(np.int32)
         said.completions.append(completion)
         said.finish.append(finish)
         cut = self.role == "play" and finish == "length"
-        said.heard = "" if cut else answer_text(self.template, self._decoded(completion), self.spec.stop)
+        said.heard = "" if cut else answer_text(self.template, self._decoded(completion), spec.stop)
         return said.heard
 
     def _decoded(self, completion: Completion) -> str:
@@ -363,18 +297,18 @@ class Play:
 
     def _ply(self, voice: Voice, moving: Sequence[Match]) -> None:
         """One turn of some matches at the same seat, by the same policy."""
-        reads = {}
+        asked: dict[SamplingSpec, dict[int, np.ndarray]] = {}
         with self.clock.verifying():
             for match in moving:
                 ids = voice.reads(match) if match.moves or not self._first else self._given(match)
                 if voice.has_room(match, ids):
-                    reads[match.index] = ids
+                    asked.setdefault(voice.spec_of(match), {})[match.index] = ids
                 else:
                     match.fail()
-        if not reads:
-            return
+        said: dict[int, str] = {}
         with self.clock.sampling():
-            said = voice.speak(reads)
+            for spec, reads in asked.items():
+                said |= voice.speak(reads, spec)
         heard = [match for match in moving if match.index in said]
         with self.clock.verifying():
             each(lambda match: match.act(voice.seat, said[match.index]), heard, threads=self.env.spec.parallel)
@@ -390,10 +324,3 @@ def answer(env: Env, task: Task, text: str) -> str:
     """What the environment reads in a text, as a text by which equal answers are told; empty = nothing."""
     found = env.parse(task, text) if isinstance(env, Verifiable) else text.strip()
     return "" if found is None else str(found)
-
-
-def bot_move(env: Env, episode: Episode, bot: str, rng: random.Random) -> str:
-    """The move of a scripted player of a game."""
-    if not isinstance(env, Game) or not isinstance(episode, GameEpisode):
-        raise EnvError(f"environment {env.spec.name} has no scripted players")
-    return env.bots()[bot](episode.state, rng)

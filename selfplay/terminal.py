@@ -29,9 +29,10 @@ from selfplay.errors import UserError, nearest
 from selfplay.examine import run_of
 from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG
+from selfplay.match import Match, bot_move
 from selfplay.models import Params, load
-from selfplay.play import Match, Speaker, Voice, bot_move
-from selfplay.records import Player, PolicyRef, Unit
+from selfplay.play import Speaker, Voice
+from selfplay.records import Player, PolicyRef, SamplingSpec, Unit
 from selfplay.sampler import LocalSampler
 from selfplay.score import score
 from selfplay.tree import plain
@@ -249,22 +250,25 @@ def _speak(table: Table, model: Model, voice: Voice, match: Match, words: Sequen
     if not voice.has_room(match, reads):
         raise UserError(f"the game has grown beyond the {room} positions of {model.name}")
     context = np.concatenate([voice.said[match.index].ids, reads])
-    odds = move_odds(voice, model.params, context, _legal(match))
+    spec = voice.spec_of(match)
+    odds = move_odds(voice, model.params, context, _legal(match), spec)
     told = [f"{word} {p:.2f}" for word, p in zip(words, odds, strict=True)]
     print(f"{model.name} would write {', '.join(told)}, anything else {max(0.0, 1 - sum(odds)):.2f}")
-    text = voice.speak({match.index: reads})[match.index]
+    text = voice.speak({match.index: reads}, spec)[match.index]
     wrote = table.speaker.tokenizer.decode(voice.said[match.index].completions[-1].ids)
     print(f"{model.name} writes {json.dumps(wrote)}")  # ASCII: no text of a model commands the terminal
     return text
 
 
-def move_odds(voice: Voice, params: Params, context: np.ndarray, legal: Sequence[str]) -> list[float]:
+def move_odds(
+    voice: Voice, params: Params, context: np.ndarray, legal: Sequence[str], spec: SamplingSpec
+) -> list[float]:
     """The probability that a model writes each legal move next, and ends there, at its playing temperature.
 
     Of the tokens by which its tokenizer writes the move; what ends it is an end token, a stop text, or, where a turn is
     of one token, nothing.
     """
-    tokenizer, sampler, spec = voice.speaker.tokenizer, voice.speaker.sampler, voice.spec
+    tokenizer, sampler = voice.speaker.tokenizer, voice.speaker.sampler
     if not isinstance(sampler, LocalSampler):
         raise TypeError(f"moves are scored with a LocalSampler's model, got {type(sampler).__name__}")
     rows, of_move = [], []

@@ -14,8 +14,10 @@ from small_runs import save_random
 import envs
 from selfplay import learner, recipe
 from selfplay.checkpoint import MANIFEST
+from selfplay.compare import read_run
 from selfplay.config import Run
 from selfplay.errors import UserError
+from selfplay.examine import evaluate_command
 from selfplay.records import Player, PolicyRef
 from selfplay.room import _views
 from selfplay.units import _learners
@@ -61,6 +63,30 @@ def test_curves_of_games(folder: Path) -> None:
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert {"baseline/play/env=kuhn|seat=0", "baseline/play/env=kuhn|seat=1"} <= steps[-1].keys()
     assert not any(name.startswith(("solve_rate/", "curriculum/p_")) for line in steps for name in line)
+
+
+def test_evaluate_says_what_the_run_said(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    evaluate_command(str(folder), tasks=8, out=tmp_path / "scores.json")
+    head, _, columns, *_ = shown = capsys.readouterr().out.splitlines()
+    assert head == "8 games against each opponent, half from each seat" and columns == "| game | generation 2 | base |"
+    assert any(line.startswith("| kuhn/vs_equilibrium/second_loss |") for line in shown)
+    found = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    ends = [line for line in lines(folder) if "game/kuhn/nash_conv" in line]
+    for name, end in (("generation 2", ends[2]), ("base", ends[0])):
+        for measure in ("nash_conv", "nash_conv_legal", "value", "illegal_mass"):
+            assert found[name][f"game/kuhn/{measure}"] == pytest.approx(end[f"game/kuhn/{measure}"], rel=1e-4)
+        assert not any("elo" in measure or "past" in measure for measure in found[name])
+    for given, message in (
+        ({"tasks": 3}, "--tasks must be even, got 3"),
+        ({"samples": 4}, "--samples: kuhn is a game"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_command(str(folder), **given)
+
+
+def test_compare_says_that_games_have_no_held_out_scores(folder: Path) -> None:
+    with pytest.raises(UserError, match="only plays games and has no held-out scores"):
+        read_run(folder)
 
 
 def test_opponents_are_kept_and_a_resume_gives_the_same_bits(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -560,6 +560,17 @@ def test_plain_lines_elsewhere(tmp_path):
     ]
 
 
+def test_games_are_told_at_a_generation_s_end():
+    games = {"game/kuhn/nash_conv": 0.21234, "game/kuhn/elo": float("nan"), "game/kuhn/vs_random/first_win": 0.6}
+    for out in (io.StringIO(), Terminal()):
+        display = Display("demo", generations=3, steps=30, out=out, clock=Clock())
+        display.generation(1, 10, 1000, games)
+        display.generation(2, 20, 2000, dict.fromkeys(games, float("nan")))  # not measured: nothing new to say
+        display.close()
+        assert out.getvalue().count("kuhn nash_conv: 0.212") >= 1 and "vs_random" not in out.getvalue()
+        assert isinstance(out, Terminal) or out.getvalue() == "generation 1  kuhn nash_conv: 0.212\n"
+
+
 def test_a_table_on_a_terminal(tmp_path):
     out = Terminal()
     display = show(out, Clock(), tmp_path)

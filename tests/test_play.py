@@ -201,6 +201,36 @@ def test_tasks_of_several_turns_are_solved_the_same_way() -> None:
     assert {(t.verdict.status, t.verdict.reward) for g in cut for t in g.attempts} == {("wrong", 0.0)}
 
 
+class Curt(Clue):
+    """The same dialogue, whose first turn ends at a semicolon and whose second has room for two tokens."""
+
+    class Dialogue(Clue.Dialogue):
+        def turn(self) -> Turn | None:
+            turn = super().turn()
+            limits: dict[str, Any] = {"max_new_tokens": 2} if self.said else {"max_new_tokens": 9, "stop": (";",)}
+            return turn and Turn(seat=0, new_messages=turn.new_messages, **limits)
+
+    def open(self, task: Task) -> Clue.Dialogue:
+        return Curt.Dialogue()
+
+
+def test_a_turn_may_have_limits_of_its_own() -> None:
+    asked: list[SamplingSpec] = []
+
+    class Noting(Scripted):
+        def extend(self, context: Any, appended: Any, keys: np.ndarray, spec: SamplingSpec) -> Any:
+            asked.append(spec)
+            return super().extend(context, appended, keys, spec)
+
+    spec = SamplingSpec(max_new_tokens=4, stop=("\n",), temperature=0.5)
+    unit = unit_of(1, kind="solve", seats={"solve": NOW}, sampling={"solve": spec}, players=())
+    unit = Unit(**{f: getattr(unit, f) for f in unit.__struct_fields__} | {"players": ()})
+    sampler = Noting(lambda read, ref: "b" if "no" in read else "a;")
+    [group], _ = acquire(unit, Curt(), {"main": Speaker(sampler, TOKENIZER, 256)})  # type: ignore[arg-type]
+    assert [(s.max_new_tokens, s.stop, s.temperature) for s in asked] == [(4, ("\n", ";"), 0.5), (2, ("\n",), 0.5)]
+    assert group.solve_rate == 1
+
+
 def test_an_episode_that_no_longer_fits_the_model_is_not_judged() -> None:
     sampler = Scripted(lambda read, ref: "p")
     speaker = Speaker(sampler, TOKENIZER, 4)  # type: ignore[arg-type]

@@ -20,8 +20,9 @@ from selfplay.actor import make_speakers
 from selfplay.checkpoint import Generations
 from selfplay.cli import main
 from selfplay.config import EnvChoice, Policy
+from selfplay.match import Match
 from selfplay.models import Params, decoder, init_params, printable_ascii, save
-from selfplay.play import Match, Voice
+from selfplay.play import Voice
 from selfplay.records import Player, PolicyRef, SamplingSpec, Unit
 from selfplay.terminal import move_odds
 from selfplay.tree import plain
@@ -176,7 +177,7 @@ def test_odds_are_those_of_the_draws(run: Path, limit: int, temperature: float) 
     voice = Voice(unit, "play", players[0], 0, speaker, [match])
     reads = voice.reads(match)
     texts = [TOKENIZER.decode(np.asarray([t])) for t in TOKENIZER.encode("519 x")]
-    odds = move_odds(voice, params, reads, texts)
+    odds = move_odds(voice, params, reads, texts, voice.spec_of(match))
     ids = np.stack([[*reads, int(TOKENIZER.encode(text)[0]), *CONFIG.eos_ids] for text in texts])  # [R T]
     places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     hidden = jax.jit(decoder.forward, static_argnums=0)(CONFIG, params, ids, places, np.ones_like(ids))

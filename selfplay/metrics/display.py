@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S = 5.0
 """Least time between two plain lines of learner steps, in seconds."""
 
+GAME = ("nash_conv", "nash_conv_average", "illegal_mass", "elo")
+"""What is said of a game at a generation's end, where it was measured."""
+
 _SCORE = re.compile(r"^eval/(test|base)/([^/]+)/(-?\d+)/pass@1$")
 
 Scores = dict[tuple[str, int], float]
@@ -54,6 +57,7 @@ class Display:
         self._values: dict[str, float] = {}
         self._base: Scores = {}
         self._scores: Scores = {}
+        self._games: dict[str, float] = {}
         self._live: Live | None = self._open_live() if self._out.isatty() else None
 
     def step(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
@@ -72,10 +76,15 @@ class Display:
         scores = _scores(values, "test")
         if scores:
             self._scores, self._base = scores, _scores(values, "base")
+        games = {name: v for name, v in values.items() if _of_game(name) and not math.isnan(v)}
+        self._games = games or self._games
         if self._live is not None:
             self._live.update(self._table())
-        elif scores:
+            return
+        if scores:
             self._say(f"generation {generation} test pass@1 (base)  " + "  ".join(self.score_texts().values()))
+        if games:
+            self._say(f"generation {generation}  " + "  ".join(self.game_texts().values()))
 
     def note(self, line: str) -> None:
         """Say something in passing."""
@@ -121,6 +130,11 @@ class Display:
             for (env, d), v in sorted(self._scores.items())
         }
 
+    def game_texts(self) -> dict[str, str]:
+        """Label -> what was measured last of every game."""
+        of = {name: name.split("/")[1:] for name in self._games}
+        return {f"{env} {what}": f"{env} {what}: {self._games[name]:.3g}" for name, (env, what) in of.items()}
+
     def _rate(self, name: str, form: str) -> str:
         return format(self._values[name], form) if name in self._values else ""
 
@@ -144,6 +158,8 @@ class Display:
         facts = Text(self._name, style="bold")
         for label, text in self.facts().items():
             facts.append(f"  {label} ", style="not bold dim").append(text, style="not bold")
+        for text in self.game_texts().values():
+            facts.append(f"  {text}", style="not bold")
         if not self._scores:
             return facts
         scores = Table(box=box.SIMPLE_HEAD)
@@ -153,6 +169,11 @@ class Display:
             base = self._base.get((env, d), math.nan)
             scores.add_row(f"{env} {d}", f"{base:.3f}", f"{now:.3f}", f"{now - base:+.3f}")
         return Group(facts, scores)
+
+
+def _of_game(name: str) -> bool:
+    """Whether it is a measure of a game that is shown."""
+    return name.startswith("game/") and name.rsplit("/", 1)[1] in GAME
 
 
 def _scores(values: Mapping[str, float], whose: str) -> Scores:

@@ -114,3 +114,21 @@ def test_environments_need_neither_jax_nor_the_trainer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("kuhn", {"alhpa": 0.1}, "kuhn: unknown option 'alhpa'; did you mean alpha?"),
+        (
+            "nim",
+            {"from": "words"},
+            "nim: unknown option 'from'; did you mean form?",
+        ),  # of all games
+        ("tictactoe", {"piles": [3]}, "tictactoe: unknown option 'piles'"),
+    ],
+)
+def test_an_unknown_option_of_a_game_is_one_line(name: str, options: dict[str, object], line: str) -> None:
+    with pytest.raises(EnvUserError, match=re.escape(line)):
+        envs.make(name, **options)
+    assert envs.make(name, form="words", retries=2).spec.illegal
