@@ -223,7 +223,7 @@ def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params
 
 
 CARD_TASKS = 512
-"""Held-out tasks a difficulty that the model card reports."""
+"""Held-out tasks a difficulty that the model card reports, spread over the modes that are named."""
 
 
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> Pretrain:
@@ -269,12 +269,12 @@ def held_out_scores(config: Pretrain, folder: Path, params: Params) -> str:
             options = {k: v for k, v in source.options.items() if k not in sizes}
             choice = EnvChoice(modes=(mode,) if mode else (), options=options)
             columns.setdefault(mode or "base", {})[source.env or name] = choice
-    subject, run = Subject("base", str(folder), params), recipe.resolve("quickstart")
+    subject, run, tasks = Subject("base", str(folder), params), recipe.resolve("quickstart"), CARD_TASKS // len(columns)
     scored = {
-        column: examine(subject, replace(run, envs=choices), tasks=CARD_TASKS, samples=4)
+        column: examine(subject, replace(run, envs=choices), tasks=tasks, samples=4)
         for column, choices in columns.items()
     }
-    return table(scored, samples=4, tasks=CARD_TASKS)
+    return table(scored, samples=4, tasks=tasks)
 
 
 def settings_text(config: Pretrain) -> str:
