@@ -28,7 +28,7 @@ from envs.base import (
 from envs.dsl_draw import Draw, sizes
 from envs.dsl_eval import FAULT, LIMIT, MAX_LIST, STEPS, Evaluation, run, run_all, within_limits
 from envs.dsl_forms import FORMS
-from envs.dsl_lang import INPUTS, LITERAL, OPERATORS, Problem, Program, Value, nodes, program, value_kind
+from envs.dsl_lang import INPUTS, LITERAL, OPERATOR_SETS, OPERATORS, Problem, Program, Value, nodes, program, value_kind
 from envs.dsl_payload import payload_of, plain, problem_of, program_of, value_of
 from envs.dsl_rules import (
     common_share,
@@ -73,7 +73,7 @@ class Dsl(SingleTurn):
       form: "compact" (postfix letters, numbers modulo 10), "words" (expressions and English, for chat models), or
         "brief" (expressions without explanations, for base models that are shown examples).
       modulus: numbers are 0 .. modulus - 1 and wrap around; 0 = whole numbers. 10 in compact, 0 (default) or 10 else.
-      operators: words of the operators in use, such as ["sort", "take"]; None = all.
+      operators: words of the operators in use, such as ["sort", "take"], or "core" for 21 simple ones; None = all.
       inputs: kinds of inputs of the tasks that `task` poses and of proposals: "list" (x), "int" (n).
       values: smallest and largest number in an input; None = 0 to 9.
       lengths: smallest and largest length of a list that is an input.
@@ -103,7 +103,9 @@ class Dsl(SingleTurn):
         low, high = (0, self.modulus - 1) if self.modulus else (-LIMIT, LIMIT)
         self.values = options.bounds("dsl", "values", values, least=low, most=high)
         self.lengths = options.bounds("dsl", "lengths", lengths, least=1, most=MAX_LIST)
-        self.operators = _chosen("operators", OPERATORS if operators is None else operators, OPERATORS)
+        named = [operators] if isinstance(operators, str) else OPERATORS if operators is None else operators
+        words = [word for name in named for word in OPERATOR_SETS.get(str(name), (name,))]
+        self.operators = _chosen("operators", words, OPERATORS)
         self.inputs = _chosen("inputs", inputs, ("list", "int"))
         self.shown, self.held_back = options.pair("dsl", "examples", examples, least=2, most=20)
         self.propose_operators = options.bounds(

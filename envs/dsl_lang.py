@@ -86,6 +86,14 @@ OPERATORS: dict[str, Operator] = {
     "fold": Operator("R", ("list", "int", "fold"), "int", "from the number on, a becomes the function for every v"),
 }  # fmt: skip
 
+OPERATOR_SETS: dict[str, tuple[str, ...]] = {
+    "core": (
+        *("add", "subtract", "larger", "smaller", "distance", "first", "last", "largest", "smallest", "sum", "length"),
+        *("at", "count", "reverse", "sort", "unique", "take", "drop", "prepend", "concat", "range"),
+    )
+}
+"""Names for several operators. core: no products, tests or small functions; a very small model can learn them all."""
+
 
 class Node(NamedTuple):
     """An operator with its arguments, a variable, or a literal."""

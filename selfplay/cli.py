@@ -126,7 +126,7 @@ def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
 def evaluate(args: list[str]) -> int:
     """`selfplay evaluate RUN|MODEL`."""
     parser = Parser("evaluate", "how a run's generation, or a model, solves held-out tasks (pass@k) and plays games")
-    parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
+    parser.add_argument("target", metavar="RUN|MODEL", help="a run, an embedded model, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a task")
@@ -198,7 +198,7 @@ def compare(args: list[str]) -> int:
 def play(args: list[str]) -> int:
     """`selfplay play RUN|MODEL`."""
     parser = Parser("play", "play a game against a model, or watch two generations, or a generation and a bot")
-    parser.add_argument("target", metavar="RUN|MODEL", help="a run, `tiny`, or a Hugging Face folder")
+    parser.add_argument("target", metavar="RUN|MODEL", help="a run, an embedded model, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="the game (default: the run's, where it has one)")
     parser.add_argument("--option", action="append", metavar="KEY=VALUE", help="an option of the game")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
@@ -326,7 +326,7 @@ def plan(args: list[str]) -> int:
 def score(args: list[str]) -> int:
     """`selfplay score MODEL FILE`."""
     parser = Parser("score", "log-probabilities of texts: one JSON object for each line of a file")
-    parser.add_argument("model", metavar="MODEL", help="`tiny`, a Hugging Face folder, or a hub id")
+    parser.add_argument("model", metavar="MODEL", help="an embedded model, a Hugging Face folder, or a hub id")
     parser.add_argument("file", type=Path, metavar="FILE", help="one JSON string a line")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters (default: float32)")
     given = parser.read(args)

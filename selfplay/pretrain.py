@@ -11,7 +11,7 @@ import random
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
@@ -24,9 +24,9 @@ import numpy as np
 import optax
 
 from envs import make
-from envs.base import Env, Proposable, Verifiable
+from envs.base import Env, Proposable, Task, Verifiable
 from selfplay import recipe, tree
-from selfplay.config import EnvChoice, Run
+from selfplay.config import EnvChoice
 from selfplay.errors import UserError
 from selfplay.examine import Subject, examine, table
 from selfplay.folders import is_free
@@ -46,12 +46,16 @@ class Source:
     """Share of the examples."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Passed to the environment; widen its sizes here."""
+    modes: tuple[str, ...] = ()
+    """Task modes, in turn; none = the environment's first."""
     difficulties: Mapping[str, float] = field(default_factory=lambda: {"1": 1.0})
     """Weights of the solve examples by difficulty."""
     proposals: float = 0.2
     """Share of this source's examples that are proposals."""
     propose_difficulties: Mapping[str, float] = field(default_factory=dict)
     """Weights of the proposals by difficulty; none = as the solve examples."""
+    shown: int = 0
+    """Most other tasks that an ask shows; how many is drawn uniformly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,25 +104,34 @@ def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarra
         source, env = config.sources[name], envs[name]
         is_proposal = rng.random() < source.proposals
         weights = (source.propose_difficulties if is_proposal else {}) or source.difficulties
-        difficulty = int(rng.choices(list(weights), list(weights.values()))[0])
-        prompt, answer = _example(env, index, config.seed, difficulty, is_proposal=is_proposal)
-        index += 1
+        others = rng.randint(0, source.shown) if is_proposal and source.shown else 0
+        sizes = [int(d) for d in rng.choices(list(weights), list(weights.values()), k=1 + others)]
+        modes = source.modes or env.spec.modes[:1]
+        mode = modes[index % len(modes)]
+        task, *shown = (
+            env.task("train", index + i, config.seed, mode=mode, difficulty=size) for i, size in enumerate(sizes)
+        )
+        index += len(sizes)
+        prompt, answer = _proposal(env, task, shown) if is_proposal else _solution(env, task)
         head = tokenizer.prompt(prompt)
         ids = np.concatenate([head, tokenizer.encode(answer), [tokenizer.eos_id]]).astype(np.int32)
         if len(ids) > config.row_tokens:
             raise UserError(
-                f"pretrain: an example of {name} difficulty {difficulty} has {len(ids)} tokens, "
+                f"pretrain: an example of {name} difficulty {sizes[0]} has {len(ids)} tokens, "
                 f"more than row_tokens = {config.row_tokens}"
             )
         yield ids, len(head)
 
 
-def _example(env: Env, index: int, seed: int, difficulty: int, *, is_proposal: bool) -> tuple[str, str]:
-    task = env.task("train", index, seed, mode=env.spec.modes[0], difficulty=difficulty)
-    if is_proposal:
-        if not isinstance(env, Proposable):
-            raise UserError(f"pretrain: environment {env.spec.name} takes no proposals: set proposals = 0")
-        return plain(env.ask(task.mode, (), task.seed)), env.offer(task)
+def _proposal(env: Env, task: Task, shown: Sequence[Task]) -> tuple[str, str]:
+    """An ask that shows some tasks, and the proposal of another."""
+    if not isinstance(env, Proposable):
+        raise UserError(f"pretrain: environment {env.spec.name} takes no proposals: set proposals = 0")
+    return plain(env.ask(task.mode, shown, task.seed)), env.offer(task)
+
+
+def _solution(env: Env, task: Task) -> tuple[str, str]:
+    """A task's prompt and its gold answer."""
     gold = env.gold(task) if isinstance(env, Verifiable) else None
     if gold is None:
         raise UserError(f"pretrain: environment {env.spec.name} gives no gold answer for {task.key}")
@@ -210,7 +223,7 @@ def pretrain(config: Pretrain, *, log: Any = print) -> tuple[ModelConfig, Params
 
 
 CARD_TASKS = 512
-"""Held-out tasks a difficulty that the model card reports."""
+"""Held-out tasks a difficulty that the model card reports, spread over the modes that are named."""
 
 
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> Pretrain:
@@ -232,7 +245,7 @@ def pretrain_command(settings: Path | None, out: Path, **overrides: Any) -> None
     config = read_settings(settings, overrides)
     if not is_free(out):
         raise UserError(f"{out} exists already: a pretraining is a new folder, never a replacement")
-    model, params, tokenizer, cost = pretrain(config)
+    model, params, tokenizer, cost = pretrain(config, log=partial(print, flush=True))
     with tempfile.TemporaryDirectory() as scratch:
         save(Path(scratch) / "model", model, params, tokenizer)
         scored = held_out_scores(config, Path(scratch) / "model", params)
@@ -248,16 +261,20 @@ def pretrain_command(settings: Path | None, out: Path, **overrides: Any) -> None
 
 
 def held_out_scores(config: Pretrain, folder: Path, params: Params) -> str:
-    """A table of test pass@k by difficulty, each environment in the form that it was trained in."""
+    """A table of test pass@k by difficulty, and by mode where they are named; each environment as it was trained in."""
     sizes = {"digits", "terms"}  # options that widen what is trained on; the card scores the default sizes
-    choices = {
-        source.env or name: EnvChoice(options={k: v for k, v in source.options.items() if k not in sizes})
-        for name, source in config.sources.items()
-        if source.proposals < 1
+    columns: dict[str, dict[str, EnvChoice]] = {}
+    for name, source in config.sources.items():
+        for mode in (source.modes or ("",)) if source.proposals < 1 else ():
+            options = {k: v for k, v in source.options.items() if k not in sizes}
+            choice = EnvChoice(modes=(mode,) if mode else (), options=options)
+            columns.setdefault(mode or "base", {})[source.env or name] = choice
+    subject, run, tasks = Subject("base", str(folder), params), recipe.resolve("quickstart"), CARD_TASKS // len(columns)
+    scored = {
+        column: examine(subject, replace(run, envs=choices), tasks=tasks, samples=4)
+        for column, choices in columns.items()
     }
-    run: Run = replace(recipe.resolve("quickstart"), envs=choices)
-    scored = examine(Subject("base", str(folder), params), run, tasks=CARD_TASKS, samples=4)
-    return table({"base": scored}, samples=4, tasks=CARD_TASKS)
+    return table(scored, samples=4, tasks=tasks)
 
 
 def settings_text(config: Pretrain) -> str:

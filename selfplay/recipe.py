@@ -67,12 +67,12 @@ def resolve(name_or_path: str, overrides: Sequence[str] = (), *, env: str | None
 
     Args:
       overrides: flags, as in `["--update.learning-rate", "3e-4"]`.
-      env: train on this environment alone, with its default modes, difficulties and options.
+      env: train on this environment alone: as the recipe has it, else with its default modes, difficulties and options.
     """
     recipe = load(name_or_path)
     table = merge(merge(plain(Run()), recipe.table, REPLACED), {"recipe": recipe.name})
     if env is not None:
-        table["envs"] = {env: plain(EnvChoice())}
+        table["envs"] = {env: table["envs"].get(env, plain(EnvChoice()))}
     return _with_flags(table, overrides)
 
 

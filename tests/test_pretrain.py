@@ -14,6 +14,7 @@ import pytest
 from envs.base import Rejection, split_of
 from envs.chain import Chain
 from envs.chain_rules import family_text, normal_form
+from envs.dsl import Dsl
 from selfplay.errors import UserError
 from selfplay.models import init_params, load, printable_ascii
 from selfplay.pretrain import Pretrain, Source, batches, examples, nll, pretrain, pretrain_command, read_settings
@@ -60,6 +61,27 @@ def test_difficulties_follow_their_weights() -> None:
         lengths[prompt == "?"].append(len(problem.lstrip("0123456789")))
     assert set(lengths[True]) == {3} and set(lengths[False]) == {1, 2}
     assert np.mean(np.array(lengths[False]) == 1) == pytest.approx(0.7, abs=0.08)
+
+
+def test_modes_come_in_turn_and_asks_show_up_to_as_many_tasks_as_said() -> None:
+    """Every example is read back by the environment: the answer is right, the proposal is admitted."""
+    dsl = Source(modes=("deduce", "abduce", "induce"), difficulties={"1": 0.5, "2": 0.5}, proposals=0.4, shown=2)
+    config = replace(TINY, row_tokens=200, sources={"dsl": replace(dsl, options={"operators": "core"})})
+    env, modes, shown = Dsl(operators="core"), {"D": "deduce", "A": "abduce", "I": "induce"}, []
+    solved = dict.fromkeys("=@?", 0)  # how the prompts of deduce, abduce and induce end
+    for prompt, answer in texts(config, 300):
+        if prompt[0] in modes:
+            earlier = prompt[1:].split("?")[:-1] if prompt[1:] != "?" else []
+            shown.append(len(earlier))
+            for offer in (answer, *earlier):
+                assert not isinstance(env.admit(modes[prompt[0]], offer, (), 0), Rejection), (prompt, answer)
+        else:
+            solved[prompt[-1]] += 1
+            if prompt[-1] == "=":
+                task = env.admit("deduce", prompt[:-1], (), 0)
+                assert not isinstance(task, Rejection) and env.verify(task, answer).status == "ok"
+    assert set(shown) == {0, 1, 2} and len(shown) / 300 == pytest.approx(0.4, abs=0.08)
+    assert min(solved.values()) > 40
 
 
 def test_only_answers_and_their_end_are_learnt() -> None:

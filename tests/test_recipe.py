@@ -148,6 +148,7 @@ def test_env_trains_on_that_environment_alone_and_flags_reach_it() -> None:
     run = recipe.resolve("quickstart", ["--envs.sums.options.terms", "2", "3"][:0], env="sums")
     assert set(run.envs) == {"sums"} and run.envs["sums"].options == {} and run.envs["sums"].difficulties == ()
     assert recipe.resolve("quickstart", ["--envs.sums.weight", "2"], env="sums").envs["sums"].weight == 2.0
+    assert recipe.resolve("azr", env="dsl") == recipe.resolve("azr")  # the recipe's own stays as the recipe has it
 
 
 def test_an_environment_that_cannot_propose_names_the_recipes_that_work(tmp_path: Path) -> None:

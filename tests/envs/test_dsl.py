@@ -421,6 +421,11 @@ def test_options_narrow_tasks_and_proposals_alike() -> None:
     assert outcome(env, "induce", "reverse(x)") == outcome(env, "induce", "n + 3") == "bounds"
     said = Dsl(form="words", operators=["sort", "first"], inputs="list").ask("abduce", (), 0)[0].text
     assert "- sort(list)" in said and "reverse(list)" not in said and "3 to 5 whole numbers" in said
+    core = Dsl(operators="core")
+    assert core.operators == Dsl(operators=["core", "sort"]).operators and len(core.operators) == 21
+    assert outcome(core, "induce", "x{v2+}M") == "bounds" and not isinstance(
+        core.admit("induce", "x2p", (), 0), Rejection
+    )
     shown = [admitted(COMPACT, "deduce", "xr3t@(3142)")]
     assert COMPACT.ask("deduce", shown, 0)[0].text == "Dxr3t@(3142)?" and COMPACT.ask("induce", (), 0)[0].text == "I?"
 
