@@ -89,7 +89,7 @@ def _games(
     if not any(is_game(env) for env in made.values()) or run.roles["play"].policy != policy:
         return {}
     run = replace(run, evaluate=replace(run.evaluate, games=games))
-    model = replace(load(subject.model), params=subject.params)
+    model = replace(load(subject.model), params=dict(subject.params))
     opponents, temperature = Opponents(run.opponents), run.roles["play"].temperature
     opponents.remember(0, 0)
 
