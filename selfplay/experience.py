@@ -12,13 +12,12 @@ from selfplay.archive import TaskArchive
 from selfplay.config import Run
 from selfplay.metrics.files import Sample, TaskLine
 from selfplay.models import Model
-from selfplay.records import ROLES, Group, Trajectory
+from selfplay.records import ROLES, SEATS, Group, Trajectory
 from selfplay.refine import Paid, Refined
 from selfplay.standing import STANDINGS
 from selfplay.votes import vote_metrics
 
 NAN = float("nan")
-SEATS = ("first", "second")
 
 
 def experience_metrics(refined: Refined, archive: TaskArchive, run: Run) -> dict[str, float]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
+from selfplay.records import SEATS
+
 
 class Results(msgspec.Struct, kw_only=True):
     """Games of one player in the first seat against another in the second, as the first one sees them."""
@@ -74,7 +76,7 @@ class Payoffs(msgspec.Struct):
 
 def seats(payoffs: Payoffs, player: str, others: Sequence[str]) -> Iterator[tuple[str, Results]]:
     """The games of a player against some others, seat by seat, each as that player sees them."""
-    for seat in ("first", "second"):
+    for seat in SEATS:
         total = Results()
         for other in others:
             r = payoffs.between(player, other) if seat == "first" else payoffs.between(other, player)

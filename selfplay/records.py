@@ -61,6 +61,10 @@ class Player(msgspec.Struct, frozen=True):
             raise ValueError(f"a player is a policy or a bot, got policy {self.policy!r} and bot {self.bot!r}")
 
 
+SEATS = ("first", "second")
+"""What the seats of a game for two are called."""
+
+
 class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How one role samples."""
 

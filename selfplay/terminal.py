@@ -32,14 +32,13 @@ from selfplay.folders import CONFIG
 from selfplay.match import Match, bot_move
 from selfplay.models import Params, load
 from selfplay.play import Speaker, Voice
-from selfplay.records import Player, PolicyRef, SamplingSpec, Unit
+from selfplay.records import SEATS, Player, PolicyRef, SamplingSpec, Unit
 from selfplay.sampler import LocalSampler
 from selfplay.score import score
 from selfplay.tree import plain
 from selfplay.units import sampling, template_of
 
 PERSON = Player(bot="person")
-SEATS = ("first", "second")
 ROWS = 8
 """Moves are scored in a multiple of so many rows, so that few programs are compiled."""
 
