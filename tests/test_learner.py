@@ -22,7 +22,7 @@ from msgspec.structs import replace as replaced
 from small_runs import save_random, small_run
 
 import envs
-from selfplay import learner, models, recipe
+from selfplay import crew, evaluate, learner, models, recipe
 from selfplay.cli import main
 from selfplay.config import Run
 from selfplay.errors import ActorError, CheckpointError, UserError
@@ -277,7 +277,7 @@ def test_another_model_is_refused(random_model: Path, tmp_path: Path) -> None:
 
 def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small_run("rlvr", random_model, "--objective.follow dev")
-    honest = learner.scores
+    honest = evaluate.scores
 
     def altered(split: str) -> Callable[[Sequence[Group]], dict[str, float]]:
         return lambda groups: {
@@ -285,9 +285,9 @@ def test_no_decision_reads_a_test_score(random_model: Path, tmp_path: Path, monk
         }
 
     train(run, tmp_path / "honest")
-    monkeypatch.setattr(learner, "scores", altered("test"))
+    monkeypatch.setattr(evaluate, "scores", altered("test"))
     train(run, tmp_path / "test")
-    monkeypatch.setattr(learner, "scores", altered("dev"))
+    monkeypatch.setattr(evaluate, "scores", altered("dev"))
     train(run, tmp_path / "dev")
     states = {name: state_of(run, tmp_path / name) for name in ("honest", "test", "dev")}
     for a, b in zip(states["honest"][0], states["test"][0], strict=True):
@@ -341,8 +341,8 @@ def test_a_dead_actor_ends_the_run(
         clusters[0]._actors[1].process.kill()
         return task_lines(*args)
 
-    LocalCluster, task_lines = learner.LocalCluster, learner.task_lines
-    monkeypatch.setattr(learner, "LocalCluster", opened)
+    LocalCluster, task_lines = crew.LocalCluster, learner.task_lines
+    monkeypatch.setattr(crew, "LocalCluster", opened)
     monkeypatch.setattr(learner, "task_lines", kill_one)  # at the end of step 1
     monkeypatch.setenv("NPROC", "2")
     folder = tmp_path / "run"

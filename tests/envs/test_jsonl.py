@@ -159,7 +159,13 @@ def test_it_conforms(tmp_path: Path) -> None:
     path = write(tmp_path, *({"prompt": f"Question {i}?", **rules[i % 3]} for i in range(60)))
     report = check("jsonl", options={"path": path}, tasks=8)
     assert report.ok, "\n".join(report.lines())
-    assert {c.name for c in report.checks if c.outcome == "skip"} == {"zero_sum", "views", "illegal", "admit"}
+    assert {c.name for c in report.checks if c.outcome == "skip"} == {
+        "zero_sum",
+        "views",
+        "illegal",
+        "admit",
+        "parallel",
+    }
 
 
 @given(text=st.text(max_size=60), match=st.sampled_from([("exact", "a"), ("number", "1"), ("choice", "A")]))

@@ -24,7 +24,14 @@ def made(game: str, **options: object) -> OpenSpiel:
 def test_they_conform(game: str) -> None:
     report = check("openspiel", options={"game": game, "retries": 1}, tasks=6, limit_ms=500)
     assert report.ok, "\n".join(report.lines())
-    assert {c.name for c in report.checks if c.outcome == "skip"} == {"splits", "gold", "junk", "rewards", "admit"}
+    assert {c.name for c in report.checks if c.outcome == "skip"} == {
+        "splits",
+        "gold",
+        "junk",
+        "rewards",
+        "admit",
+        "parallel",
+    }
 
 
 def test_kuhn_poker_is_ours() -> None:
