@@ -75,7 +75,7 @@ class Policy:
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` or `tiny-dsl` (embedded), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
+    """`tiny` (the embedded model), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
     dtype: Dtype = "float32"
     """Of weights as they are computed with, sampled from and published. What is trained is kept in float32."""
     lora: Lora = field(default_factory=Lora)
