@@ -1,4 +1,4 @@
-"""The embedded model is what its card says: small, openable by transformers, good at short chains only."""
+"""The embedded models are what their cards say: small, openable by transformers, good at short tasks only."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ import pytest
 
 from selfplay import recipe
 from selfplay.examine import Subject, examine
-from selfplay.models import Model
+from selfplay.models import Model, load
+from selfplay.models.hf import EMBEDDED, locate
 from selfplay.pretrain import read_settings
 
 LIMIT_BYTES = 8_000_000
 
 
-def test_the_folder_is_small_and_complete(tiny: Model) -> None:
-    names = {p.name for p in tiny.path.iterdir()}
+@pytest.fixture(scope="module")
+def tiny_dsl() -> Model:
+    return load("tiny-dsl")
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_folder_is_small_and_complete(name: str) -> None:
+    model = load(name)
+    names = {p.name for p in model.path.iterdir()}
     assert {"config.json", "tokenizer.json", "model.safetensors", "README.md", "pretrain.toml"} <= names
-    assert sum(p.stat().st_size for p in tiny.path.iterdir()) < LIMIT_BYTES
-    assert tiny.config.max_positions >= 512
+    assert sum(p.stat().st_size for p in model.path.iterdir()) < LIMIT_BYTES
+    assert model.config.max_positions >= 512
 
 
-def test_the_card_was_made_by_the_settings_in_the_package(tiny: Model) -> None:
-    assert read_settings(tiny.path / "pretrain.toml", {}) == read_settings(None, {})
-    assert "Held-out scores" in (tiny.path / "README.md").read_text()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_card_was_made_by_the_settings_in_the_package(name: str) -> None:
+    folder = locate(name)
+    settings = folder.parents[1] / "recipes" / "pretrain" / f"{name}.toml"
+    assert read_settings(folder / "pretrain.toml", {}) == read_settings(settings, {})
+    assert "Held-out scores" in (folder / "README.md").read_text()
 
 
 def test_transformers_opens_its_config_and_tokenizer(tiny: Model) -> None:
@@ -42,10 +53,16 @@ def test_it_solves_short_chains_and_not_long_ones(tiny: Model) -> None:
     assert found["eval/test/chain/8/pass@1"] < 0.1
 
 
+def test_the_one_of_dsl_solves_small_programs_and_not_large_ones(tiny_dsl: Model) -> None:
+    run = recipe.resolve("azr", ["--envs.dsl.difficulties", "1", "7", "--envs.dsl.modes", "deduce"])
+    found = examine(Subject("tiny-dsl", str(tiny_dsl.path), tiny_dsl.params), run, tasks=64, samples=1)
+    assert found["eval/test/dsl/1/pass@1"] > 0.8
+    assert found["eval/test/dsl/7/pass@1"] < 0.2
+
+
 @pytest.mark.proof
 def test_it_is_reproducible(tiny: Model, tmp_path) -> None:
     """`selfplay pretrain` on one processor and jaxlib gives the same bits twice; minutes."""
-    from selfplay.models import load
     from selfplay.pretrain import pretrain_command
 
     for name in ("a", "b"):

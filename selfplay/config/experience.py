@@ -76,7 +76,7 @@ class Policy:
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` (the embedded model), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
+    """`tiny` or `tiny-dsl` (embedded), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B."""
     weights: Weights = "pretrained"
     """random = drawn anew from the run's seed, in the model's shapes: for games that need no language."""
     dtype: Dtype = "float32"

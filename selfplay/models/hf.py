@@ -31,7 +31,7 @@ from selfplay.models.hub import fetch, is_id
 from selfplay.models.sharding import parameter_shardings
 from selfplay.models.tokenizer import FILES, Tokenizer, load_tokenizer
 
-EMBEDDED = ("tiny",)
+EMBEDDED = ("tiny", "tiny-dsl")
 """Names of models that come with the package, in selfplay/assets."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -93,7 +93,7 @@ class Model:
 
 
 def load(path_or_name: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Model:
-    """Open the embedded model ("tiny"), a local Hugging Face folder, or a model of the hub ("organisation/name").
+    """Open an embedded model by its name, a local Hugging Face folder, or a model of the hub ("organisation/name").
 
     Args:
       dtype: parameters are cast to it; None keeps what the file holds.
