@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ from selfplay.models import ModelConfig, Tokenizer, forward, init_params, logits
 from selfplay.models.decoder import Params
 from selfplay.streams import Stream, python_seed, stream_key
 from selfplay.templates import plain
+
+Example = tuple[np.ndarray, int]
+"""Ids [n] with the end token, and how many of them are the prompt's."""
+BLOCK = 4096
+"""Examples after which they come again, where there is more than one pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,8 @@ class Pretrain:
     max_positions: int = 512
     vocab_size: int = 128
     steps: int = 3500
+    passes: int = 1
+    """How often each example is learnt from: drawing one can cost as much as learning from it."""
     rows: int = 16
     """Packed rows a step, B."""
     row_tokens: int = 96
@@ -84,7 +92,7 @@ class Pretrain:
     """The mixture, by name."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "kv_heads", "steps", "rows", "row_tokens"):
+        for name in ("layers", "width", "heads", "kv_heads", "steps", "passes", "rows", "row_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"pretrain: {name} must be >= 1, got {getattr(self, name)}")
         if self.width % self.heads:
@@ -93,8 +101,8 @@ class Pretrain:
             raise UserError(f"pretrain: warmup_steps must be in 0..steps - 1, got {self.warmup_steps} of {self.steps}")
 
 
-def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
-    """An endless stream of (ids [n] with the end token, number of prompt tokens), all from train splits."""
+def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[Example]:
+    """An endless stream of examples, all from train splits."""
     names = list(config.sources)
     envs = {name: make(source.env or name, **source.options) for name, source in config.sources.items()}
     rng = random.Random(python_seed(config.seed, Stream.INIT, 1))
@@ -123,6 +131,18 @@ def examples(config: Pretrain, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarra
         yield ids, len(head)
 
 
+def passed(stream: Iterator[Example], passes: int, seed: int) -> Iterator[Example]:
+    """The stream in blocks, each of which comes `passes` times, in another order every time; once = as it is."""
+    if passes == 1:
+        yield from stream
+        return
+    rng = random.Random(python_seed(seed, Stream.INIT, 2))
+    while block := list(islice(stream, BLOCK)):
+        for _ in range(passes):
+            rng.shuffle(block)
+            yield from block
+
+
 def _proposal(env: Env, task: Task, shown: Sequence[Task]) -> tuple[str, str]:
     """An ask that shows some tasks, and the proposal of another."""
     if not isinstance(env, Proposable):
@@ -140,8 +160,8 @@ def _solution(env: Env, task: Task) -> tuple[str, str]:
 
 def batches(config: Pretrain, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
     """Examples packed into rows in the order they come; `targets` are the next ids, -1 where nothing is learnt."""
-    stream = examples(config, tokenizer)
-    carried: tuple[np.ndarray, int] | None = None
+    stream = passed(examples(config, tokenizer), config.passes, config.seed)
+    carried: Example | None = None
     while True:
         ids = np.zeros((config.rows, config.row_tokens), np.int32)
         positions, segments = np.zeros_like(ids), np.zeros_like(ids)

@@ -17,7 +17,18 @@ from envs.chain_rules import family_text, normal_form
 from envs.dsl import Dsl
 from selfplay.errors import UserError
 from selfplay.models import init_params, load, printable_ascii
-from selfplay.pretrain import Pretrain, Source, batches, examples, nll, pretrain, pretrain_command, read_settings
+from selfplay.pretrain import (
+    BLOCK,
+    Pretrain,
+    Source,
+    batches,
+    examples,
+    nll,
+    passed,
+    pretrain,
+    pretrain_command,
+    read_settings,
+)
 from selfplay.streams import Stream, stream_key
 
 TINY = Pretrain(
@@ -61,6 +72,17 @@ def test_difficulties_follow_their_weights() -> None:
         lengths[prompt == "?"].append(len(problem.lstrip("0123456789")))
     assert set(lengths[True]) == {3} and set(lengths[False]) == {1, 2}
     assert np.mean(np.array(lengths[False]) == 1) == pytest.approx(0.7, abs=0.08)
+
+
+def test_passes_repeat_blocks_in_other_orders() -> None:
+    stream = [(np.zeros(1, np.int32), n) for n in range(BLOCK + 10)]
+    assert list(passed(iter(stream), 1, 0)) == stream
+    order = [n for _, n in passed(iter(stream), 3, 0)]
+    thrice = [order[i * BLOCK : (i + 1) * BLOCK] for i in range(3)]
+    assert all(sorted(one) == list(range(BLOCK)) for one in thrice)
+    assert len({tuple(one) for one in thrice}) == 3
+    assert sorted(order[3 * BLOCK :]) == sorted([*range(BLOCK, BLOCK + 10)] * 3)
+    assert order == [n for _, n in passed(iter(stream), 3, 0)] != [n for _, n in passed(iter(stream), 3, 1)]
 
 
 def test_modes_come_in_turn_and_asks_show_up_to_as_many_tasks_as_said() -> None:
