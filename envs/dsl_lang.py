@@ -88,11 +88,12 @@ OPERATORS: dict[str, Operator] = {
 
 OPERATOR_SETS: dict[str, tuple[str, ...]] = {
     "core": (
-        *("add", "subtract", "larger", "smaller", "distance", "first", "last", "largest", "smallest", "sum", "length"),
-        *("at", "count", "reverse", "sort", "unique", "take", "drop", "prepend", "concat", "range"),
+        *("add", "subtract", "larger", "smaller", "first", "last", "largest", "smallest", "length", "at"),
+        *("reverse", "sort", "unique", "take", "drop", "prepend", "concat"),
     )
 }
-"""Names for several operators. core: no products, tests or small functions; a very small model can learn them all."""
+"""Names for several operators. core: those that a very small model can apply in one go, so no products, no
+sums over a list, no tests and no small functions."""
 
 
 class Node(NamedTuple):
