@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def new_run(recipe: str, out: Path | None) -> Path:
     """A folder for a new run, not created yet: `out`, or runs/RECIPE, runs/RECIPE-2, ... whichever is free.
 
     Raises:
-      UserError: `out` holds something already.
+      UserError: `out` holds something already, or no folder can be made there.
     """
+    below = next(p for p in (out or ROOT).absolute().parents if p.exists())
+    if not below.is_dir() or not os.access(below, os.W_OK):
+        raise UserError(f"{out or ROOT} cannot be made: {below} is {'not writable' if below.is_dir() else 'no folder'}")
     if out is None:
         count = 1
         while not is_free(folder := ROOT / (recipe if count == 1 else f"{recipe}-{count}")):

@@ -3,6 +3,8 @@
 Precedence: default < recipe < command line. Tables are merged field by field, but naming one of REPLACED replaces
 all of it, since its keys are choices. A recipe may start from another: `base = "quickstart"`, one level deep.
 Besides fields of `Run` a recipe holds `summary` (one line) and `paper` (where the method comes from).
+What any recipe needs on an environment that it does not name stands in recipes/env/, and `--env NAME` lays it over the
+recipe.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from selfplay.folders import CONFIG, PART
 from selfplay.tree import Table, build, dump_toml, merge, plain
 
 FOLDER = Path(__file__).parent / "recipes"
+EMBEDDED = {"dsl": "tiny-dsl"}
+"""Which embedded model `policies.NAME.model = auto` is, by the run's first environment; `tiny` for all others."""
 REPLACED = ("envs", "acquire.mix", "opponents.mix")
 HEADER = "# The resolved configuration of this run, every field of it. Edit a recipe, not this file.\n\n"
 
@@ -67,12 +71,17 @@ def resolve(name_or_path: str, overrides: Sequence[str] = (), *, env: str | None
 
     Args:
       overrides: flags, as in `["--update.learning-rate", "3e-4"]`.
-      env: train on this environment alone: as the recipe has it, else with its default modes, difficulties and options.
+      env: train on this environment alone: as the recipe has it, else as recipes/env/ says, else with its default
+        modes, difficulties and options.
     """
     recipe = load(name_or_path)
     table = merge(merge(plain(Run()), recipe.table, REPLACED), {"recipe": recipe.name})
     if env is not None:
-        table["envs"] = {env: table["envs"].get(env, plain(EnvChoice()))}
+        known = table["envs"].get(env)
+        table["envs"] = {env: known or plain(EnvChoice())}
+        path = FOLDER / "env" / f"{env}.toml"
+        if known is None and path.is_file():
+            table = merge(table, _read(path))
     return _with_flags(table, overrides)
 
 
@@ -190,7 +199,14 @@ def _with_flags(table: Table, overrides: Sequence[str]) -> Run:
     given, positional = flags.parse(overrides)
     if positional:
         raise UserError(f"unexpected argument {positional[0]!r}: flags are --field value")
-    return build(Run, merge(table, given))
+    return _with_models(build(Run, merge(table, given)))
+
+
+def _with_models(run: Run) -> Run:
+    """`auto` as the name of the embedded model that knows the run's first environment."""
+    auto = EMBEDDED.get(next(iter(run.envs), ""), "tiny")
+    policies = {name: replace(p, model=auto) if p.model == "auto" else p for name, p in run.policies.items()}
+    return replace(run, policies=policies)
 
 
 def _proposes(mix: Mapping[Any, float]) -> bool:

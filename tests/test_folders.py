@@ -44,3 +44,9 @@ def test_a_folder_that_holds_something_is_not_taken(runs: Path) -> None:
     (runs / "file").touch()
     with pytest.raises(UserError, match="file exists already: choose another"):
         folders.new_run("quickstart", Path("file"))
+
+
+def test_a_folder_below_a_file_is_refused(runs: Path) -> None:
+    (runs / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made: .*file is no folder"):
+        folders.new_run("quickstart", runs / "file" / "run")

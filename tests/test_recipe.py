@@ -11,6 +11,7 @@ import pytest
 from selfplay import recipe
 from selfplay.config import Run
 from selfplay.errors import UserError
+from selfplay.models.hf import EMBEDDED
 from selfplay.tree import leaf_paths, plain
 
 ALL = (
@@ -149,6 +150,26 @@ def test_env_trains_on_that_environment_alone_and_flags_reach_it() -> None:
     assert set(run.envs) == {"sums"} and run.envs["sums"].options == {} and run.envs["sums"].difficulties == ()
     assert recipe.resolve("quickstart", ["--envs.sums.weight", "2"], env="sums").envs["sums"].weight == 2.0
     assert recipe.resolve("azr", env="dsl") == recipe.resolve("azr")  # the recipe's own stays as the recipe has it
+
+
+def test_what_recipes_need_on_an_environment_comes_with_it_and_below_flags() -> None:
+    control, azr = recipe.resolve("rlvr-band", env="dsl"), recipe.resolve("azr")
+    assert control.envs == azr.envs and control.acquire.mix == {"procedural": 1.0}
+    assert (control.acquire.units, control.acquire.tasks_per_unit) == (azr.acquire.units, azr.acquire.tasks_per_unit)
+    assert control.update.row_tokens == azr.update.row_tokens == 256
+    assert control.update.learning_rate == recipe.resolve("rlvr-band").update.learning_rate  # the recipe's stays
+    assert recipe.resolve("rlvr-band", ["--update.row-tokens", "320"], env="dsl").update.row_tokens == 320
+    for name in recipe.names():
+        recipe.check_envs(recipe.example(name, env="kuhn" if recipe.example(name).plays else "dsl"))
+
+
+def test_auto_is_the_embedded_model_that_knows_the_environment(tmp_path: Path) -> None:
+    models = {env: recipe.resolve("azr", env=env).policies["main"].model for env in ("chain", "dsl", "sums")}
+    assert models == {"chain": "tiny", "dsl": "tiny-dsl", "sums": "tiny"}
+    assert set(recipe.EMBEDDED.values()) | {"tiny"} == set(EMBEDDED)
+    mine = write(tmp_path, 'base = "quickstart"\n[policies.main]\nmodel = "elsewhere"\n')
+    assert recipe.resolve(mine, env="dsl").policies["main"].model == "elsewhere"
+    assert {p.model for p in recipe.resolve("rzero", env="dsl").policies.values()} == {"tiny-dsl"}
 
 
 def test_an_environment_that_cannot_propose_names_the_recipes_that_work(tmp_path: Path) -> None:
