@@ -146,7 +146,7 @@ def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run
     if folder is None:
         if generation is not None:
             raise UserError(f"{target} is a model: it has no generation {generation}")
-        run = replace(recipe.resolve("quickstart", env=env), policies={"main": Policy(model=target)})
+        run = recipe.resolve("quickstart", ["--policies.main.model", target], env=env)
         model = load(target)
         return run, [Subject(model.path.name, target, model.params)]
     run = recipe.from_toml(folder / CONFIG)

@@ -24,7 +24,7 @@ from envs.games import GameEnv, GameState
 from selfplay import recipe
 from selfplay.actor import make_speakers
 from selfplay.checkpoint import Generations
-from selfplay.config import EnvChoice, Policy, Run
+from selfplay.config import EnvChoice, Run
 from selfplay.errors import UserError, nearest
 from selfplay.examine import run_of
 from selfplay.export import weights_of, which_generation
@@ -163,7 +163,7 @@ def _open(
     if folder is None and env is None:
         raise UserError("--env NAME: which game? A model has none of its own")
     if folder is None:
-        run = replace(recipe.resolve("quickstart", env=env), policies={"main": Policy(model=target)})
+        run = recipe.resolve("quickstart", ["--policies.main.model", target], env=env)
     else:
         run = recipe.from_toml(folder / CONFIG)
     name = env or (next(iter(run.envs)) if len(run.envs) == 1 else None)
