@@ -18,8 +18,9 @@ from selfplay.compare import read_run
 from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.examine import evaluate_command
+from selfplay.models import load
 from selfplay.records import Player, PolicyRef
-from selfplay.room import _views
+from selfplay.room import _check_moves, _views
 from selfplay.units import _learners
 
 FLAGS = (
@@ -142,6 +143,28 @@ def test_views_that_are_shown_again_are_refused() -> None:
     game.open = forgetful
     with pytest.raises(UserError, match="environment kuhn: the views of seat 0 are not append-only"):
         list(_views(game, "kuhn"))
+
+
+def test_moves_that_nobody_names_or_that_do_not_fit_are_refused(run: Run) -> None:
+    held = replace(run, roles={"play": replace(run.roles["play"], constrain="legal")})
+    model, words = load("tiny"), envs.make("kuhn", form="words")
+    _check_moves(held, envs.make("kuhn"), "kuhn", model)
+    with pytest.raises(UserError, match="environment kuhn: move '.check.' takes 7 tokens, a turn has 1$"):
+        _check_moves(held, words, "kuhn", model)
+    game: Any = envs.make("kuhn")
+    opened = game.open
+
+    def silent(task: Any) -> Any:
+        episode = opened(task)
+        turn = episode.turn
+        episode.turn = lambda: (t := turn()) and type(t)(seat=t.seat, new_messages=t.new_messages)
+        return episode
+
+    game.open = silent
+    with pytest.raises(UserError, match="^roles.play.constrain = legal: environment kuhn does not say which moves are"):
+        _check_moves(held, game, "kuhn", model)
+    with pytest.raises(UserError, match="^roles.solve.constrain = legal: only the turns of games have legal moves$"):
+        replace(run, roles={"solve": replace(run.roles["solve"], constrain="legal")})
 
 
 def test_only_the_seat_that_is_learnt_from_reaches_the_loss(run: Run) -> None:
