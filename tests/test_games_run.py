@@ -54,7 +54,8 @@ def test_curves_of_games(folder: Path) -> None:
     generations = [line for line in found if "game/kuhn/nash_conv" in line]
     assert len(generations) == 3 and len({tuple(sorted(line)) for line in generations}) == 1  # the same names always
     for line in generations:
-        assert 0 < line["game/kuhn/nash_conv"] < 12 and 0 < line["game/kuhn/illegal_mass"] < 1
+        assert 0 < line["game/kuhn/nash_conv"] < 4 and line["game/kuhn/nash_conv"] == line["game/kuhn/nash_conv_legal"]
+        assert line["game/kuhn/illegal_mass"] == 0  # seats are held to their legal moves
         assert line["game/kuhn/vs_random/first_win"] is not None
     assert (
         generations[0]["game/kuhn/vs_past/first_win"] is None
@@ -63,6 +64,7 @@ def test_curves_of_games(folder: Path) -> None:
     steps = [line for line in found if "game/kuhn/moves" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert {"baseline/play/env=kuhn|seat=0", "baseline/play/env=kuhn|seat=1"} <= steps[-1].keys()
+    assert all(line["game/kuhn/illegal_rate"] == 0 and line["mismatch/logp_absdiff_max"] < 1e-5 for line in steps)
     assert not any(name.startswith(("solve_rate/", "curriculum/p_")) for line in steps for name in line)
 
 

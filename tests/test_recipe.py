@@ -32,6 +32,7 @@ ALL = (
     "spin",
     "spiral",
     "spiral-no-rae",
+    "spiral-tictactoe",
     "star",
     "yoked",
 )
