@@ -24,6 +24,7 @@ ALL = (
     "fixed-opponent",
     "league",
     "memory",
+    "ppo-tictactoe",
     "pretrained",
     "rlvr",
     "rlvr-band",
@@ -32,7 +33,6 @@ ALL = (
     "spin",
     "spiral",
     "spiral-no-rae",
-    "spiral-tictactoe",
     "star",
     "yoked",
 )
