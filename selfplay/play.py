@@ -124,6 +124,8 @@ class Voice:
           spec: the `spec_of` all of them.
           moves: the `moves` of each; needed of a seat held to the legal ones.
         """
+        if self.spelling is not None and moves is None:
+            raise ValueError("a seat held to the legal moves needs the moves of each match")
         asked: list[np.ndarray | None] = [None] * len(self._keys)
         tries: list[Trie | None] = [None] * len(self._keys)
         for index, ids in reads.items():
