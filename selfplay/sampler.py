@@ -174,7 +174,8 @@ class LocalSampler:
         position = lengths[of_row]
         hidden, cache = self._split(take((hidden, cache), of_row))
         contexts = [text for text in texts for _ in range(attempts)]
-        return self._decode(ref, contexts, asked, self._rows(hidden, position, keys, cache, spec, allowed), spec)
+        state = self._rows(hidden, position, keys, cache, spec.max_new_tokens, allowed)
+        return self._decode(ref, contexts, asked, state, spec)
 
     def extend(
         self, context: Context, appended: Texts, keys: np.ndarray, spec: SamplingSpec, *, allowed: Tries = None
@@ -207,7 +208,7 @@ class LocalSampler:
         _, position = pad([contexts[row] for row in going], room)
         hidden, part = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
-        state = self._rows(hidden, position, keys[going], part, spec, moves)
+        state = self._rows(hidden, position, keys[going], part, spec.max_new_tokens, moves)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
         if room == rows:
             return done, continued
@@ -274,17 +275,11 @@ class LocalSampler:
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
 
     def _rows(
-        self,
-        hidden: jax.Array,
-        position: np.ndarray,
-        keys: np.ndarray,
-        cache: Cache,
-        spec: SamplingSpec,
-        allowed: Tries,
+        self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, length: int, allowed: Tries
     ) -> Rows:
         """Rows about to draw their first tokens."""
         start = self._put(position)
-        noise = uniforms(pad_rows(keys, len(position)), start, length=up(spec.max_new_tokens))
+        noise = uniforms(pad_rows(keys, len(position)), start, length=up(length))
         return Rows(hidden, start, noise, cache, None if allowed is None else self._put(tables(allowed, len(position))))
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
