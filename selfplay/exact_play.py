@@ -104,7 +104,8 @@ def is_exact(env: Env, model: Model, template: Template, spec: SamplingSpec) -> 
     if not isinstance(env, Game) or env.spec.illegal is None or spec.top_k or spec.top_p < 1:
         return False
     if spec.constrain == "legal":
-        return _is_small(env, lambda action: True)
+        spelling = Spelling(template, model.tokenizer)
+        return _is_small(env, lambda action: 0 < len(spelling.move(action)) <= spec.max_new_tokens)
     if env.spec.illegal.retries or template.kind != "plain" or spec.max_new_tokens > 2 or spec.stop:
         return False
     return _is_small(env, lambda action: model.tokenizer.encode(action).size == 1)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from selfplay.config import Template
 from selfplay.draw import draw
+from selfplay.errors import UserError
 from selfplay.losses import among
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.templates import end_of_turn
@@ -107,10 +108,19 @@ class Spelling:
         return self._tokenizer.decode(self.move(text)).strip() == text.strip()
 
     def trie(self, legal: Sequence[str], *, limit: int) -> Trie:
-        """The trie of the legal moves of a turn."""
+        """The trie of the legal moves of a turn.
+
+        Raises:
+          UserError: a move does not fit the turn. A run is refused at start then (`room.py`).
+        """
         key = tuple(legal), limit
         if key not in self._tries:  # games repeat themselves
-            self._tries[key] = grow([self.move(text) for text in legal], end=self._end, limit=limit)
+            moves = [self.move(text) for text in legal]
+            for text, ids in zip(legal, moves, strict=True):
+                if len(ids) > limit:
+                    field = "roles.play.constrain = legal"
+                    raise UserError(f"{field}: move {text!r} takes {len(ids)} tokens, a turn has {limit}")
+            self._tries[key] = grow(moves, end=self._end, limit=limit)
         return self._tries[key]
 
 

@@ -94,6 +94,9 @@ def test_seats_held_to_legal_moves_have_no_illegal_mass(model: Model, form: str,
     game, spec = envs.make("kuhn", form=form), SamplingSpec(max_new_tokens=tokens, constrain="legal")
     template = Template(kind="text") if form == "words" else Template()
     assert is_exact(game, model, template, spec)
+    assert not is_exact(
+        envs.make("kuhn", form="words"), model, template, SamplingSpec(max_new_tokens=3, constrain="legal")
+    )
     exact = ExactPlay(game, model, template, spec)  # type: ignore[arg-type]
     values = exact.curves(held_logprobs)
     assert values["nash_conv"] == values["nash_conv_legal"] == pytest.approx(11 / 12)  # both moves alike

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfplay.config import Template
+from selfplay.errors import UserError
 from selfplay.joint_sampler import Continue
 from selfplay.losses import among
 from selfplay.models import printable_ascii
@@ -65,6 +66,8 @@ def test_a_template_says_how_a_move_begins() -> None:
         assert spelling.written("[b]", limit=9) == [*spelling.move("[b]"), tokenizer.eos_id]
         assert spelling.written("[b]", limit=len(text)) == spelling.move("[b]")
         assert not spelling.reads("\N{SNOWMAN}")
+        with pytest.raises(UserError, match="move .....? takes [34] tokens, a turn has 2$"):
+            spelling.trie(["[b]"], limit=2)
 
 
 def test_the_draw_among_candidates_by_hand() -> None:
