@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, with_slots
+from selfplay.trie import Allowed
 
 TOKEN_BUCKET = 32
 """Prompt widths and token limits are rounded up to multiples of this, so that few shapes are ever compiled."""
@@ -37,6 +38,8 @@ class Rows(NamedTuple):
     uniforms: Float[Array, "R T"]
     """The noise of every token of the call."""
     cache: Cache
+    allowed: Allowed | None = None
+    """What each may write next; None = anything."""
 
 
 @jax.jit
@@ -134,3 +137,20 @@ def slot_bucket(tokens: int) -> int:
     while slots < tokens:
         slots *= 2
     return slots
+
+
+def few_tokens(n: int) -> int:
+    """The width of what is appended: a power of two while it is short, as the moves of a game are."""
+    return up(n) if n > TOKEN_BUCKET // 2 else 1 << (n - 1).bit_length()
+
+
+def pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))
+
+
+def pad(texts: Sequence[np.ndarray], rows: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded ids [rows, width] and lengths [rows]; width 0 = the bucket of the longest."""
+    ids = np.zeros((rows, width or up(max(max(t.size for t in texts), 1))), np.int32)
+    for row, text in enumerate(texts):
+        ids[row, : text.size] = text
+    return ids, np.array([t.size for t in texts] + [0] * (rows - len(texts)), np.int32)

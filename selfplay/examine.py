@@ -94,7 +94,9 @@ def _games(
     opponents.remember(0, 0)
 
     def ask(_: str, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        rows = score(model.config, model.params, [t.ids for t in trajectories], temperature=temperature)
+        held = [t.kept for t in trajectories if t.kept is not None]  # of all questions, or of none
+        ids = [t.ids for t in trajectories]
+        rows = score(model.config, model.params, ids, temperature=temperature, kept=held or None)
         return [np.where(t.mask, np.append(0, row), 0) for t, row in zip(trajectories, rows, strict=True)]
 
     arena = Arena(run, made, {policy: model})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,7 +19,8 @@ import numpy as np
 from selfplay.hosts import Hosts
 from selfplay.models import Params
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.sampler import Context, Sampler
+from selfplay.sampler import Context, Sampler, Texts, Tries
+from selfplay.trie import Trie
 from selfplay.written import Completion
 
 
@@ -39,6 +40,7 @@ class Draw(msgspec.Struct, frozen=True, tag=True):
     attempts: int
     number: int
     """Of the context that comes out."""
+    allowed: list[Trie | None] | None = None
 
 
 class Continue(msgspec.Struct, frozen=True, tag=True):
@@ -50,6 +52,7 @@ class Continue(msgspec.Struct, frozen=True, tag=True):
     spec: SamplingSpec
     number: int
     """Of the context that comes out."""
+    allowed: list[Trie | None] | None = None
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -135,25 +138,27 @@ class JointSampler:
     def start(
         self,
         ref: PolicyRef,
-        prompts: Sequence[np.ndarray | None],
+        prompts: Texts,
         keys: np.ndarray,
         spec: SamplingSpec,
         *,
         attempts: int = 1,
+        allowed: Tries = None,
     ) -> tuple[list[Completion], Context]:
         number = self._calls.number()
-        with self._calls.together(Draw(ref, _tokens(prompts), keys, spec, attempts, number)):
-            completions, context = self._here.start(ref, prompts, keys, spec, attempts=attempts)
+        with self._calls.together(Draw(ref, _tokens(prompts), keys, spec, attempts, number, _listed(allowed))):
+            completions, context = self._here.start(ref, prompts, keys, spec, attempts=attempts, allowed=allowed)
         return completions, self._calls.keep(number, context)
 
     def extend(
-        self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
+        self, context: Context, appended: Texts, keys: np.ndarray, spec: SamplingSpec, *, allowed: Tries = None
     ) -> tuple[list[Completion], Context]:
         if not isinstance(context, JointContext):
             raise TypeError(f"JointSampler continues its own contexts, got {type(context).__name__}")
         number = self._calls.number()
-        with self._calls.together(Continue(context.number, _tokens(appended), keys, spec, number)):
-            completions, further = self._here.extend(context.here, appended, keys, spec)
+        message = Continue(context.number, _tokens(appended), keys, spec, number, _listed(allowed))
+        with self._calls.together(message):
+            completions, further = self._here.extend(context.here, appended, keys, spec, allowed=allowed)
         return completions, self._calls.keep(number, further)
 
 
@@ -172,12 +177,14 @@ class Echo:
             match message:
                 case Load(ref):
                     self._samplers[ref.policy].load(ref, self.published.pop(ref.policy))
-                case Draw(ref, prompts, keys, spec, attempts, number):
-                    sampler = self._samplers[ref.policy]
-                    self._contexts[number] = ref.policy, sampler.start(ref, prompts, keys, spec, attempts=attempts)[1]
-                case Continue(context, appended, keys, spec, number):
+                case Draw(ref, prompts, keys, spec, attempts, number, allowed):
+                    start = self._samplers[ref.policy].start
+                    drawn = start(ref, prompts, keys, spec, attempts=attempts, allowed=allowed)
+                    self._contexts[number] = ref.policy, drawn[1]
+                case Continue(context, appended, keys, spec, number, allowed):
                     policy, before = self._contexts[context]
-                    self._contexts[number] = policy, self._samplers[policy].extend(before, appended, keys, spec)[1]
+                    extended = self._samplers[policy].extend(before, appended, keys, spec, allowed=allowed)
+                    self._contexts[number] = policy, extended[1]
                 case Forget(contexts, versions):
                     for number in contexts:
                         del self._contexts[number]
@@ -185,8 +192,12 @@ class Echo:
                         self._samplers[ref.policy].drop(ref)
 
 
-def _tokens(rows: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+def _tokens(rows: Texts) -> list[np.ndarray | None]:
     return [None if row is None else np.asarray(row, np.int32) for row in rows]
+
+
+def _listed(allowed: Tries) -> list[Trie | None] | None:
+    return None if allowed is None else list(allowed)
 
 
 def _taken(queue: deque[T]) -> list[T]:

@@ -18,6 +18,7 @@ from math import ceil
 import numpy as np
 
 from selfplay.records import ROLES, Trajectory
+from selfplay.trie import NONE, bucket
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Rows:
     """[B, T] bool: tokens that the policy chose."""
     spots: tuple[Spot, ...]
     """Of each trajectory, in the order given."""
+    kept: np.ndarray | None = None
+    """[B, T, K] int32: the candidates of tokens that were drawn among some alone; None = there are no such tokens."""
 
 
 @dataclass
@@ -120,6 +123,7 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     shape = rows, plan.width
     ids, positions, segment_ids, prefix_ids = (np.zeros(shape, np.int32) for _ in range(4))
     role_ids, reg_mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
+    kept = _no_candidates(trajectories, shape)
     spots: dict[int, Spot] = {}
     for row, families in enumerate(plan.rows):
         column = segment = 0
@@ -135,8 +139,16 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
             column += len(stretch)
             if prefix is not None:
                 spots[index] = Spot(*at, shared)
+            if kept is not None and prefix is not None and trajectory.kept is not None:
+                kept[at][trajectory.mask[tokens], : trajectory.kept.shape[1]] = trajectory.kept
     order = tuple(spots[i] for i in range(len(trajectories)))
-    return Rows(ids, positions, segment_ids, prefix_ids, role_ids, reg_mask, order)
+    return Rows(ids, positions, segment_ids, prefix_ids, role_ids, reg_mask, order, kept)
+
+
+def _no_candidates(trajectories: Sequence[Trajectory], shape: tuple[int, int]) -> np.ndarray | None:
+    """[B, T, K] with room for the candidates of every token; None where all were drawn from the whole vocabulary."""
+    widths = [t.kept.shape[1] for t in trajectories if t.kept is not None]
+    return np.full((*shape, bucket(max(widths))), NONE, np.int32) if widths else None
 
 
 def _stretches(families: Sequence[Family]) -> Iterator[tuple[int, int, int | None]]:

@@ -125,6 +125,16 @@ def entropy(logits: Float[Array, "B T V"]) -> Tokens:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
 
 
+OUT = -1e30
+"""The logit of what is no candidate: its probability is exactly 0, and 0 times it is 0."""
+
+
+def among(logits: Float[Array, "B T V"], kept: Int[Array, "B T K"]) -> Float[Array, "B T K"]:
+    """The logits of some candidates a token, -1 = none: softmax over them is softmax(logits) restricted to them."""
+    found = jnp.take_along_axis(logits, jnp.maximum(kept, 0), axis=-1)
+    return jnp.where(kept >= 0, found, OUT)
+
+
 def squared_error(values: Tokens, returns: Tokens) -> Tokens:
     """(V - return)^2 / 2, what a critic minimises."""
     return 0.5 * (values - returns) ** 2

@@ -27,7 +27,8 @@ Old: TypeAlias = Literal["behaviour", "self", "given"]
 """Where old's log-probabilities come from: the sampler, theta itself (one step a batch), or the batch."""
 
 Rows: TypeAlias = dict[str, jax.Array]
-"""Fields of a records.Batch by name, [R T] each; `old_logprobs` and `entropy_weights` too where they are given."""
+"""Fields of a records.Batch by name, [R T] each, and where they are given `old_logprobs`, `entropy_weights` and `kept`,
+[R T K]."""
 
 Stats: TypeAlias = dict[str, dict[str, jax.Array]]
 """{"sum": ..., "max": ...}: what micro-batches add up, and what they take the maximum of."""
@@ -125,6 +126,7 @@ class Objective:
             chosen=at["reg_mask"],
             temperature=None if set(self._temperatures) == {1.0} else self._by_role(self._temperatures, roles),
             reference=None if references is None else self._hidden(references, rows),
+            kept=at.get("kept"),
         )
         return read_out(
             self.config,

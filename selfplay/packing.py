@@ -158,6 +158,7 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         value_weights=_mean_weights(valued),
         pair_ids=pair_ids,
         loss=update.loss,
+        kept=rows.kept,
         **floats,
     )
 

@@ -32,6 +32,7 @@ from selfplay.sampler import Context, Sampler
 from selfplay.side_by_side import each
 from selfplay.streams import Stream, python_seed, row_keys
 from selfplay.templates import answer_text, continue_ids, prompt_ids
+from selfplay.trie import Spelling, Trie, joined
 from selfplay.written import Completion
 
 
@@ -61,6 +62,8 @@ class Said:
     starts: list[int] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
     finish: list[Finish] = field(default_factory=list)
+    kept: list[np.ndarray] = field(default_factory=list)
+    """Of a seat held to the legal moves: the candidates of each turn's tokens."""
     heard: str = ""
     """What the environment read of the last turn."""
 
@@ -78,6 +81,8 @@ class Voice:
         self.rows = {index: row if role == "play" else index for row, index in enumerate(self.said)}
         self._context: Context | None = None  # none before the first turn
         self._appended: dict[tuple[object, ...], np.ndarray] = {}
+        self.spelling = Spelling(self.template, speaker.tokenizer) if self.spec.constrain == "legal" else None
+        """Of a seat held to the legal moves."""
 
     def reads(self, match: Match) -> np.ndarray:
         """Ids [n] to be read before the next turn, beyond what was read and written so far."""
@@ -90,11 +95,11 @@ class Voice:
 
     def spec_of(self, match: Match) -> SamplingSpec:
         """How the next turn of a match is sampled: as the role is, within the limits of the turn itself."""
-        turn = match.turn
-        if turn is None or (turn.max_new_tokens is None and not turn.stop):
+        turn, held = match.turn, self.spelling is not None
+        if turn is None or (turn.max_new_tokens is None and not turn.stop and not held):
             return self.spec
         most = min(turn.max_new_tokens or self.spec.max_new_tokens, self.spec.max_new_tokens)
-        stop = tuple(dict.fromkeys((*self.spec.stop, *turn.stop)))
+        stop = () if held else tuple(dict.fromkeys((*self.spec.stop, *turn.stop)))  # held: whole moves end it
         return msgspec.structs.replace(self.spec, max_new_tokens=most, stop=stop)
 
     def has_room(self, match: Match, ids: np.ndarray) -> bool:
@@ -102,24 +107,49 @@ class Voice:
         length = len(self.said[match.index].ids) + len(ids) + self.spec_of(match).max_new_tokens
         return length <= self.speaker.max_positions
 
-    def speak(self, reads: Mapping[int, np.ndarray], spec: SamplingSpec) -> dict[int, str]:
+    def moves(self, match: Match) -> Trie | None:
+        """All that may be written in the next turn of a match; None = anything."""
+        if self.spelling is None or match.turn is None:
+            return None
+        if not match.turn.legal:
+            raise ValueError(f"environment {match.task.env} does not say which moves are legal")
+        return self.spelling.trie(match.turn.legal, limit=self.spec_of(match).max_new_tokens)
+
+    def speak(
+        self, reads: Mapping[int, np.ndarray], spec: SamplingSpec, moves: Mapping[int, Trie | None] | None = None
+    ) -> dict[int, str]:
         """One turn of some matches, by index, after the ids that each reads; what the environment reads of it.
 
         Args:
           spec: the `spec_of` all of them.
+          moves: the `moves` of each; needed of a seat held to the legal ones.
         """
+        if self.spelling is not None and moves is None:
+            raise ValueError("a seat held to the legal moves needs the moves of each match")
         asked: list[np.ndarray | None] = [None] * len(self._keys)
+        tries: list[Trie | None] = [None] * len(self._keys)
         for index, ids in reads.items():
             asked[self.rows[index]] = ids
+            tries[self.rows[index]] = moves[index] if moves else None
+        done = self._drawn(asked, spec, {"allowed": tries} if self.spelling else {})
+        for index in reads:
+            if (trie := tries[self.rows[index]]) is not None:
+                self.said[index].kept.append(trie.kept(done[self.rows[index]].ids))
+        return {i: self._hear(self.said[i], ids, done[self.rows[i]], spec) for i, ids in reads.items()}
+
+    def _drawn(
+        self, asked: Sequence[np.ndarray | None], spec: SamplingSpec, held: Mapping[str, Sequence[Trie | None]]
+    ) -> list[Completion]:
+        """What is written in every row, after what it has read and written so far."""
         sampler, ref = self.speaker.sampler, self.ref.weights
         if self._context is None and self.role == "play":  # short and unlike: nothing to read once for several rows
             _, self._context = sampler.start(ref, [None] * len(asked), self._keys, spec)
         if self._context is None:
             prompts = self._prompts(asked)
-            done, self._context = sampler.start(ref, prompts, self._keys, spec, attempts=self._siblings)
+            done, self._context = sampler.start(ref, prompts, self._keys, spec, attempts=self._siblings, **held)
         else:
-            done, self._context = sampler.extend(self._context, asked, self._keys, spec)
-        return {i: self._hear(self.said[i], ids, done[self.rows[i]], spec) for i, ids in reads.items()}
+            done, self._context = sampler.extend(self._context, asked, self._keys, spec, **held)
+        return done
 
     def _prompts(self, asked: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
         """One a task: attempts at the same one read the same."""
@@ -148,6 +178,7 @@ class Voice:
             ids=said.ids,
             mask=mask,
             behaviour_logprobs=logprobs,
+            kept=joined(said.kept) if said.kept else None,
             turn_starts=tuple(said.starts),
             finish=tuple(said.finish),
             verdict=_cut_short(verdict) if self.role != "play" and "length" in said.finish else verdict,
@@ -165,8 +196,8 @@ class Voice:
     def _hear(self, said: Said, read: np.ndarray, completion: Completion, spec: SamplingSpec) -> str:
         """Note a turn; what the environment reads of it. A move that was cut off is none."""
         finish = completion.finish
-        if self.role == "play" and spec.max_new_tokens == 1 and finish == "length":
-            finish = "stop"  # a turn of one token is complete with it
+        if self.role == "play" and (spec.max_new_tokens == 1 or self.spelling) and finish == "length":
+            finish = "stop"  # a turn of one token is complete with it, and a legal move always is
         said.starts.append(len(said.ids) + len(read))
         said.ids = np.concatenate([said.ids, read, completion.ids]).astype(np.int32)
         said.completions.append(completion)
@@ -308,7 +339,8 @@ class Play:
         said: dict[int, str] = {}
         with self.clock.sampling():
             for spec, reads in asked.items():
-                said |= voice.speak(reads, spec)
+                moves = {match.index: voice.moves(match) for match in moving if match.index in reads}
+                said |= voice.speak(reads, spec, moves)
         heard = [match for match in moving if match.index in said]
         with self.clock.verifying():
             each(lambda match: match.act(voice.seat, said[match.index]), heard, threads=self.env.spec.parallel)

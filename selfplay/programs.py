@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from selfplay.config import RoleConfig, Update
+from selfplay.layout import Rows as LaidOut
 from selfplay.losses import PAIRWISE
 from selfplay.models import ModelConfig, Params
 from selfplay.models.decoder import abstract_params
@@ -27,6 +28,7 @@ from selfplay.models.lora import join, split, trained_part
 from selfplay.models.sharding import batch_sharding, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats
 from selfplay.optimizer import advance, make_optimizer, moment_shardings
+from selfplay.records import Batch
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
 """Gradients of the policy and of the critic, and statistics, summed over slabs."""
@@ -41,6 +43,12 @@ WEIGHTS = ("weights", "reg_weights", "value_weights")
 WEIGHED = {"mask": np.bool_} | dict.fromkeys(
     ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
 )
+
+
+def placed(rows: Batch | LaidOut) -> dict[str, np.ndarray]:
+    """What scoring reads of some rows."""
+    kept = {} if rows.kept is None else {"kept": rows.kept}
+    return {name: getattr(rows, name) for name in PLACED} | kept
 
 
 def slab_fields(update: Update) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Positions(NamedTuple):
     """Sampling temperature; None = 1."""
     reference: Float[Array, "... D"] | None = None
     """Hidden states of a reference policy, for the KL over the whole vocabulary."""
+    kept: Int[Array, "... K"] | None = None
+    """Candidates among which the token was drawn, -1 = none: where there are any, all terms are over them alone."""
 
 
 class Terms(NamedTuple):
@@ -74,14 +76,28 @@ def read_out(
 def token_terms(config: ModelConfig, matrices: Matrices, at: Positions, *, entropy_learns: bool) -> Terms:
     """The same with all logits at once: [..., V]."""
     z = _tempered(logits(config, matrices[0], at.hidden), at.temperature)
-    entropy = losses.entropy(z if entropy_learns else jax.lax.stop_gradient(z))
-    kl = None
+    reference = None
     if matrices[1] is not None and at.reference is not None:
         reference = _tempered(logits(config, matrices[1], at.reference), at.temperature)
-        kl = losses.full(jax.nn.log_softmax(z), jax.lax.stop_gradient(jax.nn.log_softmax(reference)))
-    every = Terms(losses.token_logprobs(z, at.ids), entropy, kl)
+    every = _terms(z, at.ids, reference, entropy_learns=entropy_learns)
+    if at.kept is not None:
+        place = jnp.argmax(at.kept == at.ids[..., None], axis=-1)
+        theirs = None if reference is None else losses.among(reference, at.kept)
+        held = _terms(losses.among(z, at.kept), place, theirs, entropy_learns=entropy_learns)
+        every = jax.tree.map(partial(jnp.where, at.kept[..., 0] >= 0), held, every)
     chosen: Terms = jax.tree.map(lambda x: jnp.where(at.chosen, x, 0.0), every)
     return chosen
+
+
+def _terms(
+    z: Float[Array, "... V"], ids: Int[Array, "..."], reference: Float[Array, "... V"] | None, *, entropy_learns: bool
+) -> Terms:
+    """What logits say of some ids among all that they are of."""
+    entropy = losses.entropy(z if entropy_learns else jax.lax.stop_gradient(z))
+    kl = None
+    if reference is not None:
+        kl = losses.full(jax.nn.log_softmax(z), jax.lax.stop_gradient(jax.nn.log_softmax(reference)))
+    return Terms(losses.token_logprobs(z, ids), entropy, kl)
 
 
 def _tempered(z: Float[Array, "... V"], temperature: Float[Array, "..."] | None) -> Float[Array, "... V"]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.base import Message, Rejection, Split, Task, Verdict
 from selfplay.config import ROLES as ROLES
+from selfplay.config import Constrain, Template
 from selfplay.config import Role as Role
-from selfplay.config import Template
 
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
 Finish = Literal["stop", "length", "eos", "abandoned"]
@@ -77,6 +77,8 @@ class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Texts that end a completion; the model's end tokens always do."""
     slots: int = 0
     """Rows that decode side by side; others wait until one of them stops. 0 = all rows of the call."""
+    constrain: Constrain = "none"
+    """legal = only legal moves are drawn, by the trie of their tokens; stop texts do not matter then."""
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +163,9 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     """[n] bool: True = a token that the policy chose."""
     behaviour_logprobs: np.ndarray
     """[n] float32, nats, of the distribution sampled from; 0 where mask is False."""
+    kept: np.ndarray | None = None
+    """[m, K] int32, a row for each of the m tokens that the policy chose: the candidates among which it was drawn, -1 =
+    none. The log-probabilities are over them alone. None = the whole vocabulary."""
     turn_starts: tuple[int, ...]
     """Where each turn's own tokens begin."""
     finish: tuple[Finish, ...]
@@ -276,6 +281,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """[B, T] int32: trajectories that a pairwise loss compares share an id; 0 = none."""
     loss: str
     """Name of the loss, a key of losses.LOSSES."""
+    kept: np.ndarray | None = None
+    """[B, T, K] int32: the candidates among which a token was drawn, -1 = none; no candidate at all = the whole
+    vocabulary. None = so everywhere."""
 
 
 T = TypeVar("T")

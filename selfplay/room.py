@@ -14,6 +14,7 @@ from selfplay.opponents import check_opponents
 from selfplay.prompts import Prompter, check_examples
 from selfplay.records import Role
 from selfplay.templates import check_template, prefix_stable, prompt_ids
+from selfplay.trie import Spelling
 from selfplay.units import World, difficulties, is_game, modes, sampling, template_of
 
 PROBES = 4
@@ -92,6 +93,32 @@ def check_games(run: Run, world: World, models: Mapping[str, Model]) -> None:
             )
         for _ in _views(env, name):
             pass
+        if run.roles["play"].constrain == "legal":
+            _check_moves(run, env, name, models[policy])
+
+
+def _check_moves(run: Run, env: Env, name: str, model: Model) -> None:
+    """Refuse to hold seats to moves that the environment does not name, or that the model cannot write in a turn.
+
+    Raises:
+      UserError: with the environment, and the move where it is one.
+    """
+    field = f"roles.play.constrain = legal: environment {name}"
+    spelling, most = Spelling(template_of(run, "play"), model.tokenizer), sampling(run, "play", env).max_new_tokens
+    for index in range(GAMES):
+        rng, episode = random.Random(index), env.open(env.task("train", index, 0))
+        while (turn := episode.turn()) is not None:
+            if not turn.legal:
+                raise UserError(f"{field} does not say which moves are legal")
+            limit = min(turn.max_new_tokens or most, most)
+            for move in turn.legal:
+                size = len(spelling.move(move))
+                if size > limit:
+                    raise UserError(f"{field}: move {move!r} takes {size} tokens, a turn has {limit}")
+                if not spelling.reads(move):
+                    raise UserError(f"{field}: the tokenizer of model {model.path.name} cannot write move {move!r}")
+            episode.act(turn.seat, rng.choice(turn.legal))
+        episode.close()
 
 
 def _longest_view(env: Env, template: Template, tokenizer: Tokenizer) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 from selfplay.caches import (
     LEAST_SLOTS,
     ROW_BUCKET,
-    TOKEN_BUCKET,
     Rows,
+    few_tokens,
     grow,
     merge,
+    pad,
+    pad_rows,
     row_buckets,
     slot_bucket,
     slots_of,
@@ -39,11 +41,18 @@ from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
+from selfplay.trie import Trie, draw_allowed, tables
 from selfplay.waiting import Waiting
 from selfplay.written import Completion, Written
 
 SEGMENT = 8
 """Tokens decoded between two looks at which rows are finished."""
+
+Texts: TypeAlias = Sequence[np.ndarray | None]
+"""Token ids, one a prompt or row; None = a hole, or a row that sits out."""
+
+Tries: TypeAlias = Sequence[Trie | None] | None
+"""All that each row may write next, one a row, and one wherever something is asked; None = anything, in all of them."""
 
 
 class Context(Protocol):
@@ -69,11 +78,12 @@ class Sampler(Protocol):
     def start(
         self,
         ref: PolicyRef,
-        prompts: Sequence[np.ndarray | None],
+        prompts: Texts,
         keys: np.ndarray,
         spec: SamplingSpec,
         *,
         attempts: int = 1,
+        allowed: Tries = None,
     ) -> tuple[list[Completion], Context]:
         """Read each prompt once and draw `attempts` completions of it.
 
@@ -84,7 +94,7 @@ class Sampler(Protocol):
         ...
 
     def extend(
-        self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
+        self, context: Context, appended: Texts, keys: np.ndarray, spec: SamplingSpec, *, allowed: Tries = None
     ) -> tuple[list[Completion], Context]:
         """Append tokens to every row of a context and draw on; a None row sits out and keeps its context."""
         ...
@@ -138,11 +148,12 @@ class LocalSampler:
     def start(
         self,
         ref: PolicyRef,
-        prompts: Sequence[np.ndarray | None],
+        prompts: Texts,
         keys: np.ndarray,
         spec: SamplingSpec,
         *,
         attempts: int = 1,
+        allowed: Tries = None,
     ) -> tuple[list[Completion], Context]:
         """Prefill each prompt once, repeat its cache rows `attempts` times, and decode.
 
@@ -152,21 +163,22 @@ class LocalSampler:
         asked = np.array([p is not None for p in prompts]).repeat(attempts)
         if any(p is not None and not len(p) for p in prompts):
             raise ValueError("a prompt must hold at least one token; None is a hole")
-        rows = self._check(len(texts) * attempts, keys, spec)
+        rows = self._check(len(texts) * attempts, keys, spec, allowed)
         if not asked.any():
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         width = self._width(texts, spec)
-        ids, lengths = _pad(texts, up(len(texts), ROW_BUCKET), width)
+        ids, lengths = pad(texts, up(len(texts), ROW_BUCKET), width)
         hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
         of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
         position = lengths[of_row]
         hidden, cache = self._split(take((hidden, cache), of_row))
         contexts = [text for text in texts for _ in range(attempts)]
-        return self._decode(ref, contexts, asked, self._rows(hidden, position, keys, cache, spec), spec)
+        state = self._rows(hidden, position, keys, cache, spec.max_new_tokens, allowed)
+        return self._decode(ref, contexts, asked, state, spec)
 
     def extend(
-        self, context: Context, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
+        self, context: Context, appended: Texts, keys: np.ndarray, spec: SamplingSpec, *, allowed: Tries = None
     ) -> tuple[list[Completion], Context]:
         """Read the appended tokens into the cached rows and decode on.
 
@@ -177,7 +189,7 @@ class LocalSampler:
             raise TypeError(f"LocalSampler continues its own contexts, got {type(context).__name__}")
         if len(appended) != len(context.ids):
             raise ValueError(f"extend needs one entry a row: {len(context.ids)} rows, got {len(appended)}")
-        rows = self._check(len(appended), keys, spec)
+        rows = self._check(len(appended), keys, spec, allowed)
         new = [_NOTHING if a is None else np.asarray(a, np.int32) for a in appended]
         contexts = [np.concatenate(pair) for pair in zip(context.ids, new, strict=True)]
         asked = np.array([a is not None and c.size > 0 for a, c in zip(appended, contexts, strict=True)])
@@ -192,10 +204,11 @@ class LocalSampler:
             going = np.arange(len(new))
         part = cache if room == rows else self._split(take(cache, np.resize(going, room)))
         texts = [contexts[row][-1 - new[row].size :] for row in going]
-        read, count = _pad(texts, room, _few_tokens(max((t.size for t in texts), default=1)))
-        _, position = _pad([contexts[row] for row in going], room)
+        read, count = pad(texts, room, few_tokens(max((t.size for t in texts), default=1)))
+        _, position = pad([contexts[row] for row in going], room)
         hidden, part = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), part)
-        state = self._rows(hidden, position, keys[going], part, spec)
+        moves = None if allowed is None else [allowed[row] for row in going.tolist()]
+        state = self._rows(hidden, position, keys[going], part, spec.max_new_tokens, moves)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
         if room == rows:
             return done, continued
@@ -262,12 +275,12 @@ class LocalSampler:
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
 
     def _rows(
-        self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, spec: SamplingSpec
+        self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, length: int, allowed: Tries
     ) -> Rows:
         """Rows about to draw their first tokens."""
         start = self._put(position)
-        noise = uniforms(_pad_rows(keys, len(position)), start, length=up(spec.max_new_tokens))
-        return Rows(hidden, start, noise, cache)
+        noise = uniforms(pad_rows(keys, len(position)), start, length=up(length))
+        return Rows(hidden, start, noise, cache, None if allowed is None else self._put(tables(allowed, len(position))))
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
@@ -300,13 +313,15 @@ class LocalSampler:
             raise ValueError(f"policy {ref.policy}@{ref.version} is not loaded (loaded: {live})")
         return self._params[ref]
 
-    def _check(self, rows: int, keys: np.ndarray, spec: SamplingSpec) -> int:
+    def _check(self, rows: int, keys: np.ndarray, spec: SamplingSpec, allowed: Tries) -> int:
         """The padded number of rows of a call."""
         if keys.shape != (rows, 2) or not rows:
             raise ValueError(f"keys must be [{rows}, 2], one a row, got {list(keys.shape)}")
         negative = min(spec.temperature, spec.top_k, spec.slots) < 0
         if spec.max_new_tokens < 1 or negative or not 0 < spec.top_p <= 1:
             raise ValueError(f"sampling out of range: {spec}")
+        if allowed is not None and (len(allowed) != rows or spec.top_k or spec.top_p < 1):
+            raise ValueError(f"tries are one a row, {rows}, without top_k and top_p; got {len(allowed)} and {spec}")
         return up(rows, ROW_BUCKET)
 
     def _width(self, contexts: Sequence[np.ndarray], spec: SamplingSpec) -> int:
@@ -361,10 +376,13 @@ def _segment(
         i, rows, alive, tokens, logprobs = carry
         uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
         scores = decoder.logits(config, params, rows.hidden)
-        token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
+        if (allowed := rows.allowed) is None:
+            token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
+        else:
+            token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
         token = jnp.where(alive, token, 0)
         hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
-        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache)
+        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
         alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
         return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
@@ -375,20 +393,3 @@ def _segment(
 
 _NOTHING = np.zeros(0, np.int32)
 _HOLE = Completion(_NOTHING, np.zeros(0, np.float32), "abandoned")
-
-
-def _few_tokens(n: int) -> int:
-    """The width of what is appended: a power of two while it is short, as the moves of a game are."""
-    return up(n) if n > TOKEN_BUCKET // 2 else 1 << (n - 1).bit_length()
-
-
-def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
-    return np.pad(x, ((0, rows - len(x)), (0, 0)))
-
-
-def _pad(texts: Sequence[np.ndarray], rows: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded ids [rows, width] and lengths [rows]; width 0 = the bucket of the longest."""
-    ids = np.zeros((rows, width or up(max(max(t.size for t in texts), 1))), np.int32)
-    for row, text in enumerate(texts):
-        ids[row, : text.size] = text
-    return ids, np.array([t.size for t in texts] + [0] * (rows - len(texts)), np.int32)

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from selfplay import losses
 from selfplay.errors import SelfplayError, UserError
 from selfplay.models import Cache, ModelConfig, Params, decoder, load, logits
 from selfplay.models.config import read_config
 from selfplay.models.decoder import empty_cache
 from selfplay.models.hf import locate
+from selfplay.trie import NONE, bucket
 
 LOGIT_ENTRIES = 2**26
 """Logits that exist at a time: 256 MiB."""
@@ -87,13 +89,22 @@ def encode(texts: Sequence[str], folder: Path, config: ModelConfig, file: Path) 
 
 
 def score(
-    config: ModelConfig, params: Params, ids: Sequence[np.ndarray], *, temperature: float = 1.0
+    config: ModelConfig,
+    params: Params,
+    ids: Sequence[np.ndarray],
+    *,
+    temperature: float = 1.0,
+    kept: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """log p of every token after the first, given those before it, nats: n - 1 of them for n ids.
 
     Texts of like length go together, and a few positions at a time over a cache, so that neither the logits nor the
     attention scores of whole texts ever exist.
+
+    Args:
+      kept: [m, K] of each text: the candidates, -1 = none, over which the log p of its last m tokens is.
     """
+    candidates = bucket(max(k.shape[1] for k in kept)) if kept else 0
     together = defaultdict(list)
     for i, row in enumerate(ids):
         if row.size > 1:
@@ -104,16 +115,29 @@ def score(
         rows = min(_power_of_two(max(1, LOGIT_ENTRIES // config.vocab_size // chunk)), _slots(len(members), least=1))
         for start in range(0, len(members), rows):
             batch = members[start : start + rows]
-            scored = _score_rows(config, params, [ids[i] for i in batch], rows, slots, chunk, temperature)
+            among = None if not kept else _placed(ids, kept, batch, (rows, slots, candidates))
+            scored = _score_rows(config, params, [ids[i] for i in batch], among, rows, slots, chunk, temperature)
             for i, row in zip(batch, scored, strict=False):
                 found[i] = row[: ids[i].size - 1]
     return found
+
+
+def _placed(
+    ids: Sequence[np.ndarray], kept: Sequence[np.ndarray], batch: Sequence[int], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """The candidates [rows, slots, K] of each text's next tokens; none where all of the vocabulary counts."""
+    among = np.full(shape, NONE, np.int32)
+    for row, i in enumerate(batch):
+        (own, width), end = kept[i].shape, ids[i].size - 1
+        among[row, end - own : end, :width] = kept[i]
+    return among
 
 
 def _score_rows(
     config: ModelConfig,
     params: Params,
     texts: Sequence[np.ndarray],
+    among: np.ndarray | None,
     rows: int,
     slots: int,
     chunk: int,
@@ -128,7 +152,9 @@ def _score_rows(
     for start in range(0, slots, chunk):
         piece = slice(start, start + chunk)
         begin = np.full(rows, start, np.int32)
-        part, cache = _chunk(config, params, read[:, piece], wanted[:, piece], begin, cache, np.float32(temperature))
+        only = None if among is None else among[:, piece]
+        given = read[:, piece], wanted[:, piece], begin, cache, np.float32(temperature), only
+        part, cache = _chunk(config, params, *given)
         parts.append(np.asarray(part))
     return np.concatenate(parts, axis=1)
 
@@ -142,11 +168,15 @@ def _chunk(
     start: Int[Array, " B"],
     cache: Cache,
     temperature: Float[Array, ""],
+    kept: Int[Array, "B T K"] | None,
 ) -> tuple[Float[Array, "B T"], Cache]:
     hidden, cache = decoder.extend(config, params, ids, start, cache)
     z = logits(config, params, hidden) / temperature  # [B T V]
     chosen = jnp.take_along_axis(z, wanted[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(z, axis=-1), cache
+    whole = jax.nn.logsumexp(z, axis=-1)
+    if kept is not None:
+        whole = jnp.where(kept[..., 0] >= 0, jax.nn.logsumexp(losses.among(z, kept), axis=-1), whole)
+    return chosen - whole, cache
 
 
 def _slots(tokens: int, *, least: int = LEAST_SLOTS) -> int:

@@ -36,6 +36,7 @@ from selfplay.records import SEATS, Player, PolicyRef, SamplingSpec, Unit
 from selfplay.sampler import LocalSampler
 from selfplay.score import score
 from selfplay.tree import plain
+from selfplay.trie import Trie
 from selfplay.units import sampling, template_of
 
 PERSON = Player(bot="person")
@@ -250,36 +251,49 @@ def _speak(table: Table, model: Model, voice: Voice, match: Match, words: Sequen
         raise UserError(f"the game has grown beyond the {room} positions of {model.name}")
     context = np.concatenate([voice.said[match.index].ids, reads])
     spec = voice.spec_of(match)
-    odds = move_odds(voice, model.params, context, _legal(match), spec)
+    moves = voice.moves(match)
+    odds = move_odds(voice, model.params, context, _legal(match), spec, moves)
     told = [f"{word} {p:.2f}" for word, p in zip(words, odds, strict=True)]
     print(f"{model.name} would write {', '.join(told)}, anything else {max(0.0, 1 - sum(odds)):.2f}")
-    text = voice.speak({match.index: reads}, spec)[match.index]
+    text = voice.speak({match.index: reads}, spec, {match.index: moves})[match.index]
     wrote = table.speaker.tokenizer.decode(voice.said[match.index].completions[-1].ids)
     print(f"{model.name} writes {json.dumps(wrote)}")  # ASCII: no text of a model commands the terminal
     return text
 
 
 def move_odds(
-    voice: Voice, params: Params, context: np.ndarray, legal: Sequence[str], spec: SamplingSpec
+    voice: Voice,
+    params: Params,
+    context: np.ndarray,
+    legal: Sequence[str],
+    spec: SamplingSpec,
+    moves: Trie | None = None,
 ) -> list[float]:
     """The probability that a model writes each legal move next, and ends there, at its playing temperature.
 
     Of the tokens by which its tokenizer writes the move; what ends it is an end token, a stop text, or, where a turn is
-    of one token, nothing.
+    of one token, nothing. Of a seat held to the legal moves each token is among its candidates.
     """
     tokenizer, sampler = voice.speaker.tokenizer, voice.speaker.sampler
     if not isinstance(sampler, LocalSampler):
         raise TypeError(f"moves are scored with a LocalSampler's model, got {type(sampler).__name__}")
-    rows, of_move = [], []
+    rows, of_move, kept = [], [], []
     for move, text in enumerate(legal):
+        if voice.spelling and moves:
+            ids = voice.spelling.written(text, limit=spec.max_new_tokens)
+            rows.append(np.append(context, ids).astype(np.int32))
+            kept.append(moves.kept(ids))
+            of_move.append(move)
+            continue
         endings = [tokenizer.encode(text + stop) for stop in spec.stop]
         written = tokenizer.encode(text)
         ended = [np.append(written, eos) for eos in sampler.eos_ids] if spec.max_new_tokens > 1 else [written]
         for ids in (*endings, *ended):
             rows.append(np.concatenate([context, ids]).astype(np.int32))
             of_move.append(move)
+    kept += kept[:1] * (-len(rows) % ROWS)
     rows += rows[:1] * (-len(rows) % ROWS)
-    found = score(sampler.config, params, rows, temperature=spec.temperature)
+    found = score(sampler.config, params, rows, temperature=spec.temperature, kept=kept or None)
     odds = np.zeros(len(legal))
     for move, logprobs in zip(of_move, found, strict=False):
         odds[move] += np.exp(logprobs[len(context) - 1 :].sum(dtype=np.float64))

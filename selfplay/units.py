@@ -279,6 +279,7 @@ def sampling(run: Run, role: Role, env: Env, *, temperature: float | None = None
         stop=tuple(dict.fromkeys((*template_of(run, role).stops, *config.stop))),
         temperature=config.temperature if temperature is None else temperature,
         slots=run.acquire.slots,
+        constrain=config.constrain,
     )
 
 

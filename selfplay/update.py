@@ -25,7 +25,7 @@ from selfplay.models.lora import init_adapter, join
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place
 from selfplay.objective import Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
 from selfplay.optimizer import decay, entropy_share, learning_rate
-from selfplay.programs import PLACED, WEIGHTS, PolicyState, Programs, Total, slab_fields
+from selfplay.programs import WEIGHTS, PolicyState, Programs, Total, placed, slab_fields
 from selfplay.records import ROLES, Batch, Trajectory
 
 SCORE_ROWS = 64
@@ -133,7 +133,7 @@ class Updater:
 
     def score(self, weights: Params, batch: Batch) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
-        rows = self._put({name: getattr(batch, name) for name in PLACED})
+        rows = self._put(placed(batch))
         return np.where(batch.reg_mask, np.asarray(self.programs.logprobs(weights, rows)), np.float32(0))
 
     def gradients(
@@ -187,7 +187,7 @@ class Updater:
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
-        arrays: dict[str, np.ndarray] = {name: getattr(batch, name) for name in slab_fields(self.update)}
+        arrays = placed(batch) | {name: getattr(batch, name) for name in slab_fields(self.update)}
         if self.update.entropy_floor < 1 and weights is None:
             arrays["entropy_weights"] = batch.reg_weights * np.float32(entropy_share(self.update, done))
         if weights is not None:
@@ -208,6 +208,6 @@ class Updater:
         size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
         rows = lay_out(trajectories, plan, -(-used // size) * size)
         begins = range(0, used, size)
-        slabs = (self._put({name: getattr(rows, name)[i : i + size] for name in PLACED}) for i in begins)
+        slabs = (self._put({name: array[i : i + size] for name, array in placed(rows).items()}) for i in begins)
         out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
         return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]

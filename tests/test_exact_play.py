@@ -76,3 +76,28 @@ def test_what_is_not_exact(model: Model) -> None:
     assert not is_exact(envs.make("kuhn"), model, Template(), SamplingSpec(max_new_tokens=3))
     assert not is_exact(envs.make("tictactoe"), model, Template(), spec)
     assert not is_exact(envs.make("chain"), model, Template(), spec)
+
+
+def held_logprobs(questions: Sequence[Trajectory]) -> list[np.ndarray]:
+    """Every candidate alike."""
+    out = []
+    for q in questions:
+        assert q.kept is not None and len(q.kept) == q.mask.sum()
+        row = np.zeros(len(q.ids))
+        row[q.mask] = -np.log((q.kept >= 0).sum(1))
+        out.append(row)
+    return out
+
+
+@pytest.mark.parametrize(("form", "tokens"), [("compact", 1), ("compact", 2), ("words", 8)])
+def test_seats_held_to_legal_moves_have_no_illegal_mass(model: Model, form: str, tokens: int) -> None:
+    game, spec = envs.make("kuhn", form=form), SamplingSpec(max_new_tokens=tokens, constrain="legal")
+    template = Template(kind="text") if form == "words" else Template()
+    assert is_exact(game, model, template, spec)
+    assert not is_exact(
+        envs.make("kuhn", form="words"), model, template, SamplingSpec(max_new_tokens=3, constrain="legal")
+    )
+    exact = ExactPlay(game, model, template, spec)  # type: ignore[arg-type]
+    values = exact.curves(held_logprobs)
+    assert values["nash_conv"] == values["nash_conv_legal"] == pytest.approx(11 / 12)  # both moves alike
+    assert values["illegal_mass"] == values["illegal_mass_max"] == 0 and values["value"] == pytest.approx(1 / 8)

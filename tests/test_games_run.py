@@ -18,8 +18,9 @@ from selfplay.compare import read_run
 from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.examine import evaluate_command
+from selfplay.models import load
 from selfplay.records import Player, PolicyRef
-from selfplay.room import _views
+from selfplay.room import _check_moves, _views
 from selfplay.units import _learners
 
 FLAGS = (
@@ -53,7 +54,8 @@ def test_curves_of_games(folder: Path) -> None:
     generations = [line for line in found if "game/kuhn/nash_conv" in line]
     assert len(generations) == 3 and len({tuple(sorted(line)) for line in generations}) == 1  # the same names always
     for line in generations:
-        assert 0 < line["game/kuhn/nash_conv"] < 12 and 0 < line["game/kuhn/illegal_mass"] < 1
+        assert 0 < line["game/kuhn/nash_conv"] < 4 and line["game/kuhn/illegal_mass"] == 0  # held to their legal moves
+        assert line["game/kuhn/nash_conv_legal"] == pytest.approx(line["game/kuhn/nash_conv"])
         assert line["game/kuhn/vs_random/first_win"] is not None
     assert (
         generations[0]["game/kuhn/vs_past/first_win"] is None
@@ -62,6 +64,7 @@ def test_curves_of_games(folder: Path) -> None:
     steps = [line for line in found if "game/kuhn/moves" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert {"baseline/play/env=kuhn|seat=0", "baseline/play/env=kuhn|seat=1"} <= steps[-1].keys()
+    assert all(line["game/kuhn/illegal_rate"] == 0 and line["mismatch/logp_absdiff_max"] < 1e-5 for line in steps)
     assert not any(name.startswith(("solve_rate/", "curriculum/p_")) for line in steps for name in line)
 
 
@@ -142,6 +145,28 @@ def test_views_that_are_shown_again_are_refused() -> None:
     game.open = forgetful
     with pytest.raises(UserError, match="environment kuhn: the views of seat 0 are not append-only"):
         list(_views(game, "kuhn"))
+
+
+def test_moves_that_nobody_names_or_that_do_not_fit_are_refused(run: Run) -> None:
+    held = replace(run, roles={"play": replace(run.roles["play"], constrain="legal")})
+    model, words = load("tiny"), envs.make("kuhn", form="words")
+    _check_moves(held, envs.make("kuhn"), "kuhn", model)
+    with pytest.raises(UserError, match="environment kuhn: move '.check.' takes 7 tokens, a turn has 1$"):
+        _check_moves(held, words, "kuhn", model)
+    game: Any = envs.make("kuhn")
+    opened = game.open
+
+    def silent(task: Any) -> Any:
+        episode = opened(task)
+        turn = episode.turn
+        episode.turn = lambda: (t := turn()) and type(t)(seat=t.seat, new_messages=t.new_messages)
+        return episode
+
+    game.open = silent
+    with pytest.raises(UserError, match="^roles.play.constrain = legal: environment kuhn does not say which moves are"):
+        _check_moves(held, game, "kuhn", model)
+    with pytest.raises(UserError, match="^roles.solve.constrain = legal: only the turns of games have legal moves$"):
+        replace(run, roles={"solve": replace(run.roles["solve"], constrain="legal")})
 
 
 def test_only_the_seat_that_is_learnt_from_reaches_the_loss(run: Run) -> None:

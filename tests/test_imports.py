@@ -35,6 +35,7 @@ LEVELS = (
         "sampler",
         "caches",
         "draw",
+        "trie",
         "waiting",
         "written",
         "checkpoint",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from envs.base import Verdict
 from selfplay.config import Critic, Kl, RoleConfig, Update
@@ -34,6 +35,17 @@ def trajectory(prompt, own, *, role="solve", logprob=-2.0):
         verdict=Verdict(1.0, "ok"),
         text="",
     )
+
+
+def test_candidates_lie_with_their_tokens() -> None:
+    a, b, c = trajectory([5, 6, 7], [1, 2]), trajectory([5, 6, 7], [3]), trajectory([5, 6, 8], [4])
+    a = structs.replace(a, kept=np.array([[1, 9], [2, -1]], np.int32))
+    b = structs.replace(b, kept=np.array([[4, 3, 8]], np.int32))
+    rows = lay_out([a, b, c], plan_rows([a, b, c], 12, share=True), 1)
+    assert rows.kept is not None and rows.kept.shape == (1, 12, 4)
+    np.testing.assert_array_equal(rows.kept[0, [3, 4, 6]], [[1, 9, -1, -1], [2, -1, -1, -1], [4, 3, 8, -1]])
+    assert (np.delete(rows.kept[0], [3, 4, 6], axis=0) == -1).all()  # c was drawn from the whole vocabulary
+    assert lay_out([c], plan_rows([c], 12, share=True), 1).kept is None
 
 
 def test_first_fit_decreasing_by_hand():

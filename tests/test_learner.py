@@ -434,7 +434,7 @@ def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -
 
 
 AZR = ("azr", "azr-frozen", "azr-released", "soc")
-GAMES = ("fixed-opponent", "league", "spiral", "spiral-no-rae")
+GAMES = ("fixed-opponent", "league", "spiral", "spiral-no-rae", "ppo-tictactoe")
 COVERED = ("quickstart", "rlvr", "pretrained", *AZR, *GAMES)
 """Recipes whose every path through the loop another test or recipe takes; games: test_games_run.py."""
 

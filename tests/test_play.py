@@ -10,17 +10,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from msgspec import structs
 from small_runs import RANDOM, save_random
 
 import envs
 from envs.base import Env, EnvSpec, Message, Split, Task, Turn, Verdict
+from envs.kuhn import Kuhn
 from selfplay.acquire import acquire
-from selfplay.actor import make_worker
-from selfplay.config import Template
+from selfplay.actor import make_speakers, make_worker
+from selfplay.config import RoleConfig, Template, Update
+from selfplay.match import Match
 from selfplay.models import forward, load, logits, printable_ascii
-from selfplay.play import Speaker, few
+from selfplay.models.sharding import make_mesh
+from selfplay.play import Speaker, Voice, few
 from selfplay.records import Group, Player, PolicyRef, SamplingSpec, Unit, decode, encode
 from selfplay.templates import continue_ids
+from selfplay.update import Updater
 from selfplay.written import Completion
 
 TOKENIZER = printable_ascii()
@@ -283,3 +288,46 @@ def _hidden(params: Any, ids: jax.Array) -> jax.Array:
     rows, width = ids.shape
     positions = np.broadcast_to(np.arange(width), (rows, width))
     return forward(RANDOM, params, ids, positions, np.ones((rows, width), np.int32))
+
+
+class Terse(Kuhn):
+    """Rules that fit a small model."""
+
+    def rules(self, seat: int) -> str:
+        return "Bet?"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "form", "template"),
+    [(1, "compact", Template()), (9, "words", Template(kind="text"))],
+)
+def test_a_seat_held_to_legal_moves_writes_nothing_else(
+    model: Path, tokens: int, form: str, template: Template
+) -> None:
+    """And the learner finds the log-probabilities that the sampler had, among the same candidates."""
+    speakers, opened = make_speakers({"policies": {"main": {"model": str(model)}}}), load(str(model))
+    speakers["main"].sampler.load(NOW, opened.params)
+    spec = SamplingSpec(max_new_tokens=tokens, constrain="legal", temperature=0.5, stop=template.stops)
+    unit = unit_of(16, sampling={"play": spec}, templates={"play": template})
+    groups, _ = acquire(unit, Terse(form=form), speakers)
+    trajectories = [t for g in decode(encode(groups), list[Group]) for t in g.attempts]
+    assert {v.status for g in groups for v in g.games[0].verdicts} == {"ok"}
+    assert len({t.ids.tobytes() for t in trajectories}) > 8 and not any(t.truncated for t in trajectories)
+    assert max(len(t.turn_starts) for t in trajectories) == 2
+    for t in trajectories:
+        assert t.kept is not None and (t.kept == t.ids[t.mask][:, None]).any(1).all()
+    roles = {"play": RoleConfig(temperature=0.5)}
+    learner = Updater(opened.config, Update(row_tokens=64), roles, make_mesh())
+    for t, scored in zip(trajectories, learner.logprobs(opened.params, trajectories), strict=True):
+        np.testing.assert_allclose(t.behaviour_logprobs, scored, atol=1e-5)
+        free = structs.replace(t, kept=None)
+        assert learner.logprobs(opened.params, [free])[0].sum() < scored.sum() if t is trajectories[0] else True
+
+
+def test_a_turn_without_legal_moves_cannot_be_held_to_them() -> None:
+    match = Match(0, Clue().task("train", 0, 0), (ME,))
+    match.begin(Clue())
+    unit = unit_of(1, sampling={"play": SamplingSpec(max_new_tokens=4, constrain="legal")})
+    voice = Voice(unit, "play", ME, 0, Speaker(Scripted(lambda read, ref: ""), TOKENIZER, 256), [match])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="environment clue does not say which moves are legal"):
+        voice.moves(match)

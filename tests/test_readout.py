@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from selfplay.models import logits
 from selfplay.models.sharding import batch_sharding, make_mesh, shard_params
 from selfplay.readout import Positions, read_out
 from tests.models.shapes import LLAMA, QWEN2, random_params
@@ -120,3 +121,29 @@ def test_what_is_not_chosen_is_not_computed():
     gradient = jax.jit(jax.grad(loss), static_argnums=2)(params, broken, used)  # the first chunk holds all of them
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert np.abs(gradient["embed"]).max() > 0
+
+
+def test_terms_among_candidates_by_the_definition():
+    # Every other row is held to 3 candidates, the token itself among them, of room for 4; the others to none.
+    at, config = positions(LLAMA), LLAMA
+    rng = np.random.default_rng(5)
+    others = np.stack([rng.permutation(config.vocab_size - 1)[:2] for _ in range(ROWS * TOKENS)])
+    others = others.reshape(ROWS, TOKENS, 2).astype(np.int32)
+    kept = np.concatenate(
+        [others + (others >= at.ids[..., None]), at.ids[..., None], np.full((ROWS, TOKENS, 1), -1)], -1
+    )
+    kept = np.where((np.arange(ROWS) % 2 == 0)[:, None, None], kept, -1).astype(np.int32)
+    params, reference = random_params(config), random_params(config, seed=7)
+    free = read_out(config, (params, reference), at, chunk=0, mesh=make_mesh())
+    grad = loss_of(config, make_mesh(), 16)
+    (_, terms), (_, hidden) = grad(params, at.hidden, at._replace(kept=kept), reference)
+    assert np.isfinite(hidden).all()
+    z, ref = (np.asarray(logits(config, p, h)) / at.temperature[..., None] for p, h in
+              ((params, at.hidden), (reference, at.reference)))  # fmt: skip
+    for row, place in np.argwhere(at.chosen):
+        found = [float(term[row, place]) for term in terms]
+        if row % 2:
+            np.testing.assert_allclose(found, [float(term[row, place]) for term in free], atol=1e-5)
+            continue
+        p, q = (jax.nn.softmax(x[row, place, kept[row, place, :3]]) for x in (z, ref))
+        np.testing.assert_allclose(found, [np.log(p[2]), -(p * np.log(p)).sum(), (p * np.log(p / q)).sum()], atol=1e-5)

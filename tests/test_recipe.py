@@ -25,6 +25,7 @@ ALL = (
     "fixed-opponent",
     "league",
     "memory",
+    "ppo-tictactoe",
     "pretrained",
     "rlvr",
     "rlvr-band",

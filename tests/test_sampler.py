@@ -15,6 +15,7 @@ from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.sampler import LocalSampler
+from selfplay.trie import grow
 from tests import sampler_contract as contract
 from tests.models.shapes import QWEN3, random_params
 from tests.sampler_contract import REF, keys, prompts
@@ -259,3 +260,39 @@ def test_on_a_mesh_the_same_tokens_are_drawn(shape, params, sampler):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a.ids, b.ids)
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+def test_rows_held_to_moves_equal_a_fresh_forward_among_the_candidates(sampler, fresh):
+    # Rows with moves of one to three tokens each, some alike; 8 places for 16 rows; then a context is continued.
+    rng, spec = np.random.default_rng(3), SamplingSpec(max_new_tokens=3, temperature=0.7)
+    tries = [
+        grow(sorted({tuple(rng.integers(40, 44, rng.integers(1, 4)).tolist()) for _ in range(9)}), end=2, limit=3)
+        for _ in range(16)
+    ]
+
+    def check(done, held):
+        for completion, trie in zip(done, tries, strict=True):
+            trie.kept(completion.ids)  # raises where something else was written
+        for row in (1, 6, 11):
+            completion, trie = done[row], tries[row]
+            kept, n = trie.kept(completion.ids), completion.ids.size
+            alone = [fresh_among(held.ids[row][: held.ids[row].size - n + i + 1], k) for i, k in enumerate(kept)]
+            np.testing.assert_allclose(completion.logprobs, alone, atol=1e-5)
+
+    def fresh_among(ids, kept):
+        z = np.array([fresh(np.append(ids[:-1], k), 1, spec)[0] for k in kept[kept >= 0]])
+        return z[kept[kept >= 0] == ids[-1]][0] - np.log(np.exp(z).sum())
+
+    given = prompts(16)
+    done, context = sampler.start(REF, given, keys(16), spec, allowed=tries)
+    check(done, context)
+    assert {c.finish for c in done} == {"eos", "length"} and len({tuple(c.ids) for c in done}) > 8
+    few = structs.replace(spec, slots=8)
+    more: list = prompts(16, seed=1)
+    more[0] = more[5] = None
+    for other in (spec, few):
+        longer, held = sampler.extend(context, more, keys(16, step=1), other, allowed=tries)
+        assert longer[0].finish == "abandoned"
+        check(longer, held)
+    with pytest.raises(ValueError, match="tries are one a row, 16, without top_k"):
+        sampler.start(REF, given, keys(16), structs.replace(spec, top_k=3), allowed=tries)

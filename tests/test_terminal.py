@@ -185,3 +185,23 @@ def test_odds_are_those_of_the_draws(run: Path, limit: int, temperature: float) 
     of_next = np.take_along_axis(np.asarray(logprobs[:, :-1]), ids[:, 1:, None], -1)[..., 0]
     expected = np.exp(of_next[:, len(reads) - 1 :][:, : 1 if limit == 1 else 2].sum(1))
     np.testing.assert_allclose(odds, expected, rtol=1e-4)
+
+
+def test_odds_of_a_seat_held_to_its_legal_moves(run: Path) -> None:
+    params = init_params(CONFIG, jax.random.key(3))
+    speaker = make_speakers({"policies": {"main": plain(Policy(model=str(run.parent / "model")))}})["main"]
+    speaker.sampler.load(PolicyRef("main", 0), params)
+    players = (Player(policy="main"), Player(bot="random"))
+    match = Match(0, TicTacToe().task("train", 0, 0), players)
+    match.begin(TicTacToe())
+    unit = Unit(
+        seed=0, generation=0, step=0, index=0, kind="play", env="tictactoe", mode="solve", rows=1, seats={},
+        sampling={"play": SamplingSpec(max_new_tokens=1, constrain="legal")}, players=(players,),
+    )  # fmt: skip
+    voice = Voice(unit, "play", players[0], 0, speaker, [match])
+    reads, spec = voice.reads(match), voice.spec_of(match)
+    free = move_odds(voice, params, reads, "123456789", spec)
+    odds = move_odds(voice, params, reads, "123456789", spec, voice.moves(match))
+    np.testing.assert_allclose(odds, np.array(free) / sum(free), rtol=1e-4)
+    move = voice.speak({0: reads}, spec, {0: voice.moves(match)})[0]
+    assert np.exp(voice.said[0].completions[0].logprobs[0]) == pytest.approx(odds[int(move) - 1], rel=1e-4)

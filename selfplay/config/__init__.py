@@ -14,6 +14,7 @@ from selfplay.config.bounds import ROLES, Role, check
 from selfplay.config.experience import (
     Acquire,
     Centre,
+    Constrain,
     Credit,
     Dtype,
     EnvChoice,
@@ -76,6 +77,7 @@ __all__ = [
     "Begin",
     "Centre",
     "Cluster",
+    "Constrain",
     "Credit",
     "Critic",
     "CriticKind",
@@ -267,6 +269,8 @@ def _check_variants(run: Run) -> None:
     if run.roles["propose"].pay:
         raise UserError("roles.propose.pay: a proposal is paid by propose.pay, propose.invalid and propose.rejected")
     for name, role in run.roles.items():
+        if role.constrain != "none" and name != "play":
+            raise UserError(f"roles.{name}.constrain = {role.constrain}: only the turns of games have legal moves")
         if role.plays == "generation" and run.update.loss not in ("nll", "logistic"):
             raise UserError(
                 f"roles.{name}.plays = generation samples with older weights than are trained: update.loss must be nll "

@@ -22,6 +22,7 @@ Replay = Literal["uniform", "learnability"]
 Modes = Literal["random", "in_turn"]
 Truth = Literal["verifier", "vote"]
 Plays = Literal["newest", "generation"]
+Constrain = Literal["none", "legal"]
 Dtype = Literal["float32", "bfloat16"]
 Weights = Literal["pretrained", "random"]
 TemplateKind = Literal["plain", "text", "chat"]
@@ -140,6 +141,9 @@ class RoleConfig:
     """Longest completion; None = as the environment asks."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, besides those of the policy's template and the model's end tokens."""
+    constrain: Constrain = "none"
+    """Of play: legal = a turn is drawn among its legal moves alone, token by token, and the learner scores it among the
+    same candidates: no move is illegal, in training, evaluation or `selfplay play`."""
     plays: Plays = "newest"
     """Whose weights play it while it is trained: the newest, or those that the generation began with (g - 1)."""
     judge: Truth = "verifier"
