@@ -19,12 +19,13 @@ from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster, Params
 from selfplay.cluster.inprocess import InProcess
-from selfplay.config import EnvChoice, Policy, Run
+from selfplay.config import EnvChoice, Mesh, Policy, Run
 from selfplay.errors import UserError
 from selfplay.evaluate import Acquire, scores
 from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG, find_run
-from selfplay.models import load
+from selfplay.joint import open_models
+from selfplay.models import Model, load
 from selfplay.models.hf import EMBEDDED
 from selfplay.opponents import Opponents
 from selfplay.records import Group, PolicyRef, Trajectory, Unit
@@ -159,10 +160,18 @@ def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run
     generations = Generations(folder / "generations", run.output.keep)
     wanted = which_generation(generations, generation, folder)
     policy = run.roles[run.main_role].policy
-    model = load(run.policies[policy].model)
+    model = base_of(run, policy)
     found = weights_of(generations, wanted, policy, run.policies[policy], model)
     subjects = [Subject(f"generation {wanted}", str(model.path), found)]
     return run, subjects + [Subject("base", str(model.path), model.params)] * (wanted != 0)
+
+
+def base_of(run: Run, policy: str) -> Model:
+    """What a policy of a run began as, on one device: its model, or the weights that the run drew anew."""
+    settings = run.policies[policy]
+    if settings.weights == "pretrained":
+        return load(settings.model)
+    return open_models(replace(run, mesh=Mesh()))[policy]
 
 
 def run_of(target: str) -> Path | None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from small_runs import save_random
 
@@ -17,7 +19,7 @@ from selfplay.checkpoint import MANIFEST
 from selfplay.compare import read_run
 from selfplay.config import Run
 from selfplay.errors import UserError
-from selfplay.examine import evaluate_command
+from selfplay.examine import base_of, evaluate_command
 from selfplay.models import load
 from selfplay.records import Player, PolicyRef
 from selfplay.room import _check_moves, _views
@@ -66,6 +68,16 @@ def test_curves_of_games(folder: Path) -> None:
     assert {"baseline/play/env=kuhn|seat=0", "baseline/play/env=kuhn|seat=1"} <= steps[-1].keys()
     assert all(line["game/kuhn/illegal_rate"] == 0 and line["mismatch/logp_absdiff_max"] < 1e-5 for line in steps)
     assert not any(name.startswith(("solve_rate/", "curriculum/p_")) for line in steps for name in line)
+
+
+def test_what_a_run_drew_anew_is_its_base(run: Run, tmp_path: Path) -> None:
+    policies = {"main": replace(run.policies["main"], weights="random")}
+    anew = replace(run, policies=policies, seed=3)
+    began = learner.Learner(anew, tmp_path / "run").joint.policies["main"].params
+    for mine, theirs in zip(jax.tree.leaves(base_of(anew, "main").params), jax.tree.leaves(began), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    other = jax.tree.leaves(base_of(run, "main").params)
+    assert any(not np.array_equal(a, b) for a, b in zip(other, jax.tree.leaves(began), strict=True))
 
 
 def test_evaluate_says_what_the_run_said(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
