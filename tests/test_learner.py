@@ -405,11 +405,11 @@ def test_a_random_model_on_a_hard_environment_trains_on(random_model: Path, tmp_
 
 
 def test_a_tiny_policy_learns(random_model: Path, tmp_path: Path) -> None:
-    flags = "--schedule.generations 1 --schedule.steps-per-generation 25 --acquire.units 8"
+    flags = "--schedule.generations 1 --schedule.steps-per-generation 36 --acquire.units 8"
     more = "--update.learning-rate 5e-3 --update.decay none --update.interference-every 0"
     train(small_run("rlvr", random_model, flags, more), tmp_path / "run")
     rewards = [r["reward/solve"] for r in read_metrics(tmp_path / "run", "step")]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.3, rewards
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.5, rewards
 
 
 def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -> None:
