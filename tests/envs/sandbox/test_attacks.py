@@ -1,7 +1,8 @@
 """The red team: every program in `attacks/`, on every tier that this machine has, and an honest one after each.
 
 A file's second line says what must come of it: a status or several, `ok` with the very value, `not LITERAL` (the call
-must not be graded as that value), or `varies` (the call must not count as deterministic).
+must not be graded as that value), or `varies` (the call must not count as deterministic; eight witnesses miss one fair bit
+once in 128, so that thrice is held against it, not once).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
     program = path.read_text()
     holds = program.split("\n")[1].removeprefix("# holds: ")
     if holds == "varies":
-        if sandbox.deterministic(program, "attack()", timeout_s=5.0):
+        if all(sandbox.deterministic(program, "attack()", timeout_s=5.0) for _ in range(3)):
             return "counts as deterministic"
     elif holds.startswith("not "):
         literal = holds.removeprefix("not ")
