@@ -30,7 +30,7 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
-SHARED = {"micro_rows": 2, "row_tokens": 576}  # a row holds a prompt and its eight answers
+SHARED = {"micro_rows": 2, "row_tokens": 640}  # a row holds a prompt and its eight answers: 63 + 8 x 65 tokens
 COMMANDS = {
     "rollout": Command(
         "rollout", "tokens drawn a second, all of one length", {"batch": 32, "prompt_tokens": 64, "new_tokens": 128}

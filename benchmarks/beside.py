@@ -27,8 +27,8 @@ from selfplay.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {"rollout": "tokens_per_s", "update": "tokens_per_s", "update-grouped": "tokens_per_s", "step": "s_per_step"}
 """What is compared; a figure in seconds is better when it is lower."""
-OUR_OWN = {"row_tokens": 128, "micro_rows": 4}
-"""Ours alone: how sequences are packed. The peers' own choices are the defaults of `benchmarks.peers`."""
+OUR_OWN = ("row_tokens", "micro_rows")
+"""Ours alone: how sequences are packed, as the benchmark has it. The peers' choices are those of `benchmarks.peers`."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,8 +58,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--model", default="bench-tiny", help="bench-tiny, or a Hugging Face folder")
     for option, default in common.items():
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--row-tokens", type=int, help="of our packed rows; 128 if not given")
-    parser.add_argument("--micro-rows", type=int, help="of ours at a time; 4 if not given")
+    parser.add_argument("--row-tokens", type=int, help="of our packed rows")
+    parser.add_argument("--micro-rows", type=int, help="of ours at a time")
     parser.add_argument("--peer-micro-rows", type=int, help="sequences of the peer's at a time")
     for size in sorted({size for sizes in PEERS.values() for of in sizes.values() for size in of} - set(OUR_OWN)):
         parser.add_argument(f"--{size.replace('_', '-')}", type=int, help="a size of the work, for both")
@@ -74,18 +74,18 @@ def _parse(argv: Sequence[str]) -> Namespace:
     for option, value in vars(args).items():
         if isinstance(value, int) and value < (least := 0 if option == "micro_rows" else 1):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
-        if option not in (*common, "row_tokens", "micro_rows", "peer_micro_rows") and isinstance(value, int):
-            if option not in sizes:
-                raise UserError(f"{args.command} has no size --{option.replace('_', '-')}")
+        own = (*common, "peer_micro_rows", *(OUR_OWN if args.command != "rollout" else ()))
+        if option not in own and isinstance(value, int) and option not in sizes:
+            raise UserError(f"{args.command} has no size --{option.replace('_', '-')}")
     return args
 
 
 def our_command(args: Namespace, folder: str) -> list[str]:
     """Ours, at the peer's sizes: what is not given is the peer's default, which is ours too."""
-    own = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in OUR_OWN.items()}
+    own = {name: getattr(args, name) for name in OUR_OWN if getattr(args, name) is not None}
     return [
         sys.executable, "-m", "benchmarks", args.command,
-        *_options(args, folder, _sizes(args) | (own if args.command != "rollout" else {})),
+        *_options(args, folder, _sizes(args) | own),
     ]  # fmt: skip
 
 

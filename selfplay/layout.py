@@ -3,7 +3,7 @@
 Attempts at one task begin with the same prompt. Its tokens but the last become a prefix, laid out once in a row, and
 every attempt a continuation: the last token of the prompt, which predicts its first own one, and what follows. A
 continuation sees its prefix and itself, at the positions that it has alone, so every number is that of the plain form
-but for rounding.
+but for rounding. Prefixes lie first in their row: what a token sees is there, or close to it.
 
 Letters: B rows of T tokens, n tokens of one trajectory, L tokens of a prefix.
 """
@@ -17,8 +17,12 @@ from math import ceil
 
 import numpy as np
 
+from selfplay.models.attention import CHUNK, Reach
 from selfplay.records import ROLES, Trajectory
 from selfplay.trie import NONE, bucket
+
+WORTHWHILE = 0.6
+"""Share of a row's columns above which a token may as well look at all of them."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,32 @@ def row_bucket(rows: int, multiple: int) -> int:
     return multiple * ceil(size / multiple)
 
 
+def reach_of(segment_ids: np.ndarray, prefix_ids: np.ndarray) -> Reach | None:
+    """How far the tokens of laid out rows [B, T] see, to the next size; None where that would save too little.
+
+    Few distinct sizes mean few compilations: columns come in 1, 2, 3, 4, 6, 8, 12, 16 .. chunks.
+    """
+    width = segment_ids.shape[1]
+    if width % CHUNK:
+        return None
+    prefix = before = 0
+    for own, continued in zip(segment_ids, prefix_ids, strict=True):
+        starts = np.flatnonzero(np.diff(own, prepend=-1))  # of each segment, padding included
+        ends = np.append(starts[1:], width)
+        shared = np.isin(own[starts], continued[continued != own])
+        prefix = int(ends[shared].max(initial=prefix))
+        before = int((ends - starts - 1)[~shared & (own[starts] > 0)].max(initial=before))
+    reach = Reach(_chunks(prefix) * CHUNK, _chunks(before) * CHUNK)
+    return reach if sum(reach) + CHUNK <= WORTHWHILE * width else None
+
+
+def _chunks(columns: int) -> int:
+    """Chunks that hold so many columns, of the sizes 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 .."""
+    least = ceil(columns / CHUNK)
+    power = 1 << max(least - 1, 0).bit_length()
+    return 0 if least == 0 else 3 * power // 4 if power >= 4 and least <= 3 * power // 4 else power
+
+
 def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     """The trajectories written into [rows, T] arrays as planned."""
     shape = rows, plan.width
@@ -134,7 +164,7 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
             at = row, slice(column, column + len(stretch))
             ids[at], reg_mask[at] = stretch, trajectory.mask[tokens]
             positions[at] = np.arange(len(trajectory.ids))[tokens]
-            segment_ids[at], prefix_ids[at] = segment, segment - (prefix or 0)
+            segment_ids[at], prefix_ids[at] = segment, prefix or segment
             role_ids[at] = ROLES.index(trajectory.role)
             column += len(stretch)
             if prefix is not None:
@@ -152,14 +182,14 @@ def _no_candidates(trajectories: Sequence[Trajectory], shape: tuple[int, int]) -
 
 
 def _stretches(families: Sequence[Family]) -> Iterator[tuple[int, int, int | None]]:
-    """Segments of a row in order: tokens of the prefix, whose trajectory, and how many segments before it its prefix
-    is; None = it is a prefix."""
-    for family in families:
-        if len(family.members) == 1 or not family.shared:
-            yield from ((0, index, 0) for index in family.members)
-        else:
-            yield family.shared, family.members[0], None
-            yield from ((family.shared, index, k) for k, index in enumerate(family.members, start=1))
+    """Segments of a row in order, all prefixes first: tokens of the prefix, whose trajectory, and which segment its
+    prefix is, 0 = none; None = it is a prefix itself."""
+    alone = [family for family in families if len(family.members) == 1 or not family.shared]
+    others = [family for family in families if len(family.members) > 1 and family.shared]
+    yield from ((family.shared, family.members[0], None) for family in others)
+    for segment, family in enumerate(others, start=1):
+        yield from ((family.shared, index, segment) for index in family.members)
+    yield from ((0, index, 0) for family in alone for index in family.members)
 
 
 def _shared(trajectory: Trajectory) -> int:

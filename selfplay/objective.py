@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from selfplay import losses
 from selfplay.config import RoleConfig, Update
 from selfplay.models import ModelConfig, Params, forward
+from selfplay.models.attention import Reach
 from selfplay.models.sharding import batch_sharding
 from selfplay.readout import Positions, Terms, read_out
 from selfplay.records import ROLES, Batch
@@ -44,19 +45,27 @@ class Objective:
         self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
 
     def loss(
-        self, params: Params, critic: Params | None, rows: Rows, references: Params | None, *, old: Old
+        self,
+        params: Params,
+        critic: Params | None,
+        rows: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+        reach: Reach | None = None,
     ) -> tuple[jax.Array, Stats]:
         """sum(weights * term) over all terms of the loss, and its statistics.
 
         Args:
           references: weights of the reference policy, for kl.estimator = full.
+          reach: how far the tokens of these rows see (`layout.reach_of`), as in all that follow.
         """
         update = self.update
         at = {name: array[:, 1:] for name, array in rows.items()}
-        hidden = self._hidden(params, rows)  # [R T-1 D]
+        hidden = self._hidden(params, rows, reach)  # [R T-1 D]
         # Off the policy's tokens every log-probability is 0: ratios there are 1 and nothing overflows.
         chosen = at["reg_mask"]
-        terms = self._read_out(params, hidden, at, rows, references)
+        terms = self._read_out(params, hidden, at, rows, references, reach)
         logprobs, entropy = terms.logprobs, terms.entropy
         theta = jax.lax.stop_gradient(logprobs)
         mu = jnp.where(chosen, at["behaviour_logprobs"], 0.0)
@@ -79,26 +88,26 @@ class Objective:
                 loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
             stats["sum"] |= {"ref_kl": jnp.sum(kl), "ref_kl_tokens": jnp.sum(measured, dtype=jnp.float32)}
         if critic is not None:
-            values = self._head(critic, hidden, rows)
+            values = self._head(critic, hidden, rows, reach)
             value_loss = jnp.sum(at["value_weights"] * losses.squared_error(values, at["returns"]))
             loss += value_loss * (update.critic.vf_coef if update.critic.kind == "shared" else 1.0)
             stats["sum"]["value_loss"] = value_loss
         return loss, stats
 
-    def logprobs(self, params: Params, rows: Rows) -> Float[Array, "R T"]:
+    def logprobs(self, params: Params, rows: Rows, reach: Reach | None = None) -> Float[Array, "R T"]:
         """log pi of every token that the policy chose, at its role's temperature, nats; 0 elsewhere."""
         at = {name: array[:, 1:] for name, array in rows.items()}
-        terms = self._read_out(params, self._hidden(params, rows), at, rows, None)
+        terms = self._read_out(params, self._hidden(params, rows, reach), at, rows, None, reach)
         return jnp.pad(terms.logprobs, ((0, 0), (1, 0)))
 
-    def values(self, params: Params, critic: Params, rows: Rows) -> Float[Array, "R T"]:
+    def values(self, params: Params, critic: Params, rows: Rows, reach: Reach | None = None) -> Float[Array, "R T"]:
         """The critic's value before every token; column 0 is 0."""
-        hidden = None if "trunk" in critic else self._hidden(params, rows)
-        return jnp.pad(self._head(critic, hidden, rows), ((0, 0), (1, 0)))
+        hidden = None if "trunk" in critic else self._hidden(params, rows, reach)
+        return jnp.pad(self._head(critic, hidden, rows, reach), ((0, 0), (1, 0)))
 
-    def _hidden(self, params: Params, rows: Rows) -> Float[Array, "R T-1 D"]:
+    def _hidden(self, params: Params, rows: Rows, reach: Reach | None) -> Float[Array, "R T-1 D"]:
         places = (rows[name] for name in ("ids", "positions", "segment_ids", "prefix_ids"))
-        hidden = forward(self.config, params, *places, wrap=self._wrap)
+        hidden = forward(self.config, params, *places, wrap=self._wrap, reach=reach)
         return hidden[:, :-1]
 
     def _wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,7 +123,15 @@ class Objective:
         """Rows over the devices, width whole: parameters travel to the activations, never the reverse."""
         return x if self.mesh.size == 1 else jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
 
-    def _read_out(self, params: Params, hidden: jax.Array, at: Rows, rows: Rows, references: Params | None) -> Terms:
+    def _read_out(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        at: Rows,
+        rows: Rows,
+        references: Params | None,
+        reach: Reach | None,
+    ) -> Terms:
         """What the vocabulary says of the chosen tokens [R T-1]; with KL over all of it where the loss takes that."""
         kl = self.update.kl
         if kl.place != "loss" or kl.estimator != "full":
@@ -125,7 +142,7 @@ class Objective:
             ids=at["ids"],
             chosen=at["reg_mask"],
             temperature=None if set(self._temperatures) == {1.0} else self._by_role(self._temperatures, roles),
-            reference=None if references is None else self._hidden(references, rows),
+            reference=None if references is None else self._hidden(references, rows, reach),
             kept=at.get("kept"),
         )
         return read_out(
@@ -137,9 +154,9 @@ class Objective:
             entropy_learns=self.update.entropy_coef > 0,
         )
 
-    def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows) -> Float[Array, "R T-1"]:
+    def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows, reach: Reach | None) -> Float[Array, "R T-1"]:
         """The scalar head on the policy's hidden states, or on those of the critic's own trunk."""
-        states = self._hidden(critic["trunk"], rows) if "trunk" in critic else hidden
+        states = self._hidden(critic["trunk"], rows, reach) if "trunk" in critic else hidden
         return jnp.asarray(states @ critic["head"]["kernel"] + critic["head"]["bias"])
 
     def _kl(self, terms: Terms, at: Rows) -> Float[Array, "R T-1"]:

@@ -23,6 +23,7 @@ from selfplay.config import RoleConfig, Update
 from selfplay.layout import Rows as LaidOut
 from selfplay.losses import PAIRWISE
 from selfplay.models import ModelConfig, Params
+from selfplay.models.attention import Reach
 from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import join, split, trained_part
 from selfplay.models.sharding import batch_sharding, parameter_shardings
@@ -99,7 +100,7 @@ class Programs:
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = jax.jit(
-            self._add, static_argnames=("old",), donate_argnames=("total",), out_shardings=self._total_shardings
+            self._add, static_argnames=("old", "reach"), donate_argnames=("total",), out_shardings=self._total_shardings
         )
         """Total and a slab with the weights -> Total; see `_slab`."""
         self.apply = jax.jit(
@@ -109,9 +110,9 @@ class Programs:
             out_shardings=(self.shardings, self._whole),
         )
         """State and Total -> the next state, and statistics."""
-        self.logprobs = jax.jit(self._objective.logprobs, out_shardings=self._whole)
+        self.logprobs = jax.jit(self._objective.logprobs, static_argnames=("reach",), out_shardings=self._whole)
         """Weights and rows -> [R T] nats."""
-        self.values = jax.jit(self._objective.values, out_shardings=self._whole)
+        self.values = jax.jit(self._objective.values, static_argnames=("reach",), out_shardings=self._whole)
         """Weights, critic and rows -> [R T]."""
         self._zeros: dict[Old, Callable[[], Total]] = {}
 
@@ -221,10 +222,11 @@ class Programs:
         references: Params | None,
         *,
         old: Old,
+        reach: Reach | None = None,
     ) -> Total:
         """Gradients and statistics of one slab ([R T] arrays)."""
 
-        loss = partial(self._loss, frozen=frozen, rows=rows, references=references, old=old)
+        loss = partial(self._loss, frozen=frozen, rows=rows, references=references, old=old, reach=reach)
         (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
         return policy, value, stats
 
@@ -237,15 +239,17 @@ class Programs:
         rows: Rows,
         references: Params | None,
         old: Old,
+        reach: Reach | None = None,
     ) -> tuple[jax.Array, Stats]:
         """Loss and statistics of one slab, as a function of what is trained."""
         if critic is not None and "trunk" in critic:
             critic = critic | {"trunk": self.cast(critic["trunk"])}
-        return self._objective.loss(join(frozen, self.cast(params)), critic, rows, references, old=old)
+        trunk = join(frozen, self.cast(params))
+        return self._objective.loss(trunk, critic, rows, references, old=old, reach=reach)
 
-    def _add(self, total: Total, *slab: Any, old: Old) -> Total:
+    def _add(self, total: Total, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """`total` and what `_slab` makes of these arguments."""
-        return _merge(total, self._slab(*slab, old=old))
+        return _merge(total, self._slab(*slab, old=old, reach=reach))
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""

@@ -11,6 +11,7 @@ Letters: B rows of T tokens, in slabs of R rows; n tokens of one trajectory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import lay_out, plan_rows, row_bucket, row_width
+from selfplay.layout import lay_out, plan_rows, reach_of, row_bucket, row_width
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
+from selfplay.models.attention import Reach
 from selfplay.models.lora import init_adapter, join
 from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place
 from selfplay.objective import Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
@@ -101,13 +103,15 @@ class Updater:
         """
         old: Old = "behaviour" if not stale else "self" if len(batches) == 1 else "given"
         scale = np.float32(decay(self.update, done))
-        before = [self.score(self.weights(state.params), b) if old == "given" else None for b in batches]
+        reach = _reach(batches)
+        before = [self.score(self.weights(state.params), b, reach) if old == "given" else None for b in batches]
         stats: list[Stats] = []
         for batch, old_logprobs in zip(batches, before, strict=True):
             policy, critic = self._learns(batch)
             policy = policy and not critic_only
             if policy or critic:
-                total = self._total(state, self._slabs(batch, old_logprobs, done=done), references, old=old)
+                slabs = self._slabs(batch, old_logprobs, done=done)
+                total = self._total(state, slabs, references, old=old, reach=reach)
                 state, taken = self.programs.apply(state, total, scale, policy=policy, critic=critic)
                 stats.append(taken)
         host: list[Stats] = jax.device_get(stats)
@@ -122,25 +126,27 @@ class Updater:
 
     def logprobs(self, weights: Params, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """[n] float32 nats of every policy token under `weights`, at its role's temperature; 0 elsewhere."""
-        return self._by_rows(lambda rows: self.programs.logprobs(weights, rows), trajectories)
+        return self._by_rows(partial(self.programs.logprobs, weights), trajectories)
 
     def values(self, state: PolicyState, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """[n] float32: the critic's estimate before each policy token; 0 elsewhere."""
         if state.critic is None:
             raise ValueError("update.critic.kind is none: there are no values")
         weights = self.weights(state.params)
-        return self._by_rows(lambda rows: self.programs.values(weights, state.critic, rows), trajectories)
+        return self._by_rows(partial(self.programs.values, weights, state.critic), trajectories)
 
-    def score(self, weights: Params, batch: Batch) -> np.ndarray:
+    def score(self, weights: Params, batch: Batch, reach: Reach | None = None) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
         rows = self._put(placed(batch))
-        return np.where(batch.reg_mask, np.asarray(self.programs.logprobs(weights, rows)), np.float32(0))
+        return np.where(batch.reg_mask, np.asarray(self.programs.logprobs(weights, rows, reach=reach)), np.float32(0))
 
     def gradients(
         self, state: PolicyState, batch: Batch, references: Params | None = None
     ) -> tuple[Params, Params | None]:
         """Gradients of one Batch's loss at the current weights, before clipping: the policy's and the critic's."""
-        policy, critic, _ = self._total(state, self._slabs(batch, None), references, old="behaviour")
+        policy, critic, _ = self._total(
+            state, self._slabs(batch, None), references, old="behaviour", reach=_reach([batch])
+        )
         return policy, critic
 
     def interference(
@@ -152,21 +158,24 @@ class Updater:
         in them is left out.
         """
         total: dict[str, Any] = {}
+        reach = _reach(batches)
         for batch in batches:
             for index, role in enumerate(ROLES):
                 weights = np.where(batch.roles == index, batch.weights, np.float32(0))
                 if weights.any():
                     slabs = self._slabs(batch, None, weights=weights)
-                    gradient = self._total(state, slabs, references, old="behaviour")[0]
+                    gradient = self._total(state, slabs, references, old="behaviour", reach=reach)[0]
                     total[role] = gradient if role not in total else jax.tree.map(jnp.add, total[role], gradient)
         return interference_metrics(total)
 
-    def _total(self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old) -> Total:
+    def _total(
+        self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old, reach: Reach | None
+    ) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic
         total = self.programs.nothing(*weights, slabs[0], references, old=old)
         for slab in slabs:
-            total = self.programs.add(total, *weights, slab, references, old=old)
+            total = self.programs.add(total, *weights, slab, references, old=old, reach=reach)
         return total
 
     def _learns(self, batch: Batch) -> tuple[bool, bool]:
@@ -198,7 +207,7 @@ class Updater:
         used = [i for i in range(0, rows, size) if batch.segment_ids[i : i + size].any()] or [0]
         return [self._put({name: array[i : i + size] for name, array in arrays.items()}) for i in used]
 
-    def _by_rows(self, program: Callable[[Rows], jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+    def _by_rows(self, program: Callable[..., jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
         if not trajectories:
             return []
@@ -209,5 +218,11 @@ class Updater:
         rows = lay_out(trajectories, plan, -(-used // size) * size)
         begins = range(0, used, size)
         slabs = (self._put({name: array[i : i + size] for name, array in placed(rows).items()}) for i in begins)
-        out = np.concatenate([np.asarray(program(slab)) for slab in slabs])
+        reach = reach_of(rows.segment_ids, rows.prefix_ids)
+        out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
         return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
+
+
+def _reach(batches: Sequence[Batch]) -> Reach | None:
+    """How far the tokens of these batches see: of all together, so that they share one compiled program."""
+    return reach_of(*(np.concatenate([getattr(b, name) for b in batches]) for name in ("segment_ids", "prefix_ids")))

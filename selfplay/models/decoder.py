@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from selfplay.config import Lora
+from selfplay.models.attention import Place, Reach, attend
 from selfplay.models.config import ModelConfig
 from selfplay.models.head import scores_of, soften
 from selfplay.models.rope import rope, rotate
@@ -36,15 +37,6 @@ Cache: TypeAlias = list[LayerCache]
 
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What a training pass puts around every block: rematerialisation, and where its activations lie."""
-
-
-class Place(NamedTuple):
-    """Where the tokens of a call stand and what they see: one for all sliding layers, one for all others."""
-
-    positions: Int[Array, "B T"]
-    mask: Bool[Array, "B T S"]
-    cos: Float[Array, "B T H/2"]
-    sin: Float[Array, "B T H/2"]
 
 
 class RMSNorm(nnx.Module):
@@ -119,7 +111,8 @@ class Attention(nnx.Module):
         q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
         k, v = (k.swapaxes(2, 3), v) if cache is None else write(cache, k, v, place.positions)  # [B K H S], [B K S H]
-        y = attend(q, k, v, place.mask, scale=(c.query_scale or c.head_dim) ** -0.5, softcap=c.attn_softcap)
+        scale = (c.query_scale or c.head_dim) ** -0.5
+        y = attend(q, k, v, place.mask, scale=scale, softcap=c.attn_softcap, reach=place.reach)
         return self.o(y.reshape(*x.shape[:2], -1)), (k, v)
 
 
@@ -188,10 +181,11 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "B T S"],
         cache: Cache | None = None,
         wrap: Wrap = lambda block: block,
+        reach: Reach | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         c = self.config
         slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
-        everything = Place(positions, mask, *rope(positions, c))
+        everything = Place(positions, mask, *rope(positions, c), reach)
         nearby = _nearby(everything, slots, c) if c.sliding_layers else everything
         x = jnp.take(self.embed[...], ids, axis=0)  # [B T D]
         if c.scale_embeddings:
@@ -224,46 +218,9 @@ def _nearby(place: Place, slots: Int[Array, "..."], config: ModelConfig) -> Plac
     """What a sliding layer sees of a place: the last sliding_window positions, the token's own included."""
     mask = place.mask & (place.positions[:, :, None] - slots < config.sliding_window)  # [B T S]
     if config.local_rope_theta is None:
-        return place._replace(mask=mask)
+        return replace(place, mask=mask)
     local = replace(config, rope_theta=config.local_rope_theta, rope_scaling=None)
-    return Place(place.positions, mask, *rope(place.positions, local))
-
-
-def attend(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
-    mask: Bool[Array, "B T S"],
-    *,
-    scale: float,
-    softcap: float | None = None,
-) -> Float[Array, "B T N H"]:
-    """softmax(scale * q k^T) v over the slots where mask is True; scores and softmax are in float32."""
-    b, t, n, h = q.shape
-    if t == 1:
-        return _attend_one(q, k, v, mask, scale, softcap)
-    grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
-    scores = jnp.einsum("btkgh,bkhs->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
-    scores = jnp.where(mask[:, None, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
-
-
-def _attend_one(
-    q: Float[Array, "B 1 N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
-    mask: Bool[Array, "B 1 S"],
-    scale: float,
-    softcap: float | None,
-) -> Float[Array, "B 1 N H"]:
-    """`attend` of a decode step: a product with one row is a sum over the keys' width, in vectors along the slots."""
-    b, _, n, h = q.shape
-    grouped = q.reshape(b, k.shape[1], -1, h, 1)  # [B K G H 1]
-    scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G S]
-    scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
+    return Place(place.positions, mask, *rope(place.positions, local), place.reach)
 
 
 def write(
@@ -302,6 +259,7 @@ def forward(
     prefix_ids: Int[Array, "B T"] | None = None,
     *,
     wrap: Wrap = lambda block: block,
+    reach: Reach | None = None,
 ) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
 
@@ -309,13 +267,14 @@ def forward(
 
     Args:
       prefix_ids: the segment that a token's own one continues, which it sees too; its own where there is none.
+      reach: how far any token of these rows sees (`layout.reach_of`); None = it may be anywhere.
     """
     length = ids.shape[1]
     seen = segment_ids[:, :, None] == segment_ids[:, None, :]  # [B T T]
     if prefix_ids is not None:
         seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
     mask = jnp.tril(jnp.ones((length, length), bool)) & seen
-    return _decoder(config, params)(ids, positions, mask, wrap=wrap)[0]
+    return _decoder(config, params)(ids, positions, mask, wrap=wrap, reach=reach)[0]
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -1,8 +1,8 @@
 """The red team: every program in `attacks/`, on every tier that this machine has, and an honest one after each.
 
 A file's second line says what must come of it: a status or several, `ok` with the very value, `not LITERAL` (the call
-must not be graded as that value), or `varies` (the call must not count as deterministic; eight witnesses miss one fair bit
-once in 128, so that thrice is held against it, not once).
+must not be graded as that value), or `varies` (the call must not count as deterministic; eight witnesses miss one
+fair bit once in 128, so that thrice is held against it, not once).
 """
 
 from __future__ import annotations

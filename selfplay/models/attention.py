@@ -1,0 +1,138 @@
+"""Who attends to whom, and attention itself: over everything, over a decode step's cache, or within reach.
+
+Letters: B rows, T tokens, S slots, N query heads, K key and value heads, G = N / K query heads a key head serves,
+H head width; of packed rows within reach: F columns of the prefix, C chunks of Q tokens, W columns before a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from selfplay.models.head import soften
+
+CHUNK = 64
+"""Q: tokens that look at the same columns, and what the columns come in multiples of."""
+
+
+class Reach(NamedTuple):
+    """How far the tokens of packed rows see: the first columns of their row, and those shortly before themselves."""
+
+    prefix: int
+    """F, a multiple of CHUNK: a prompt that attempts further right continue lies in these columns."""
+    before: int
+    """W, a multiple of CHUNK: whatever else a token sees lies at most so many columns before it."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["positions", "mask", "cos", "sin"], meta_fields=["reach"])
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of a call stand and what they see: one for all sliding layers, one for all others."""
+
+    positions: Int[Array, "B T"]
+    mask: Bool[Array, "B T S"]
+    cos: Float[Array, "B T H/2"]
+    sin: Float[Array, "B T H/2"]
+    reach: Reach | None = None
+    """What `mask` is known to stay within; None = nothing is known."""
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K H S"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T S"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+    reach: Reach | None = None,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale * q k^T) v over the slots where mask is True; scores and softmax are in float32.
+
+    Args:
+      reach: of packed rows (S = T), what the mask stays within; nothing further away is looked at. It changes what
+        has to be computed, and the result by rounding.
+    """
+    b, t, n, h = q.shape
+    if t == 1:
+        return _attend_one(q, k, v, mask, scale, softcap)
+    if reach is not None:
+        return _attend_within(q, k, v, mask, scale, softcap, reach)
+    grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
+    scores = jnp.einsum("btkgh,bkhs->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(mask[:, None, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
+
+
+def _attend_within(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K H T"],
+    v: Float[Array, "B K T H"],
+    mask: Bool[Array, "B T T"],
+    scale: float,
+    softcap: float | None,
+    reach: Reach,
+) -> Float[Array, "B T N H"]:
+    """`attend` of chunks of Q tokens: each scores the first F columns, and its own with the W before it.
+
+    The two parts share one softmax: exp(score - m) over both, m the larger maximum, and what they sum to divides last.
+    """
+    b, t, n, h = q.shape
+    heads, chunks, first = k.shape[1], t // CHUNK, reach.prefix
+    asked = q.reshape(b, chunks, CHUNK, heads, -1, h).transpose(0, 3, 1, 4, 2, 5)  # [B K C G Q H]
+    near_mask, far_mask = _near_mask(mask, reach), mask[:, :, :first].reshape(b, 1, chunks, 1, CHUNK, first)
+
+    def scores(product: str, keys: Array, seen: Array) -> Array:
+        found = jnp.einsum(product, asked, keys, preferred_element_type=jnp.float32) * scale
+        return jnp.where(seen, soften(found, softcap), jnp.finfo(jnp.float32).min)
+
+    keys = _windows(k.swapaxes(2, 3), reach).swapaxes(3, 4)  # [B K C H Q+W]
+    near = scores("bkcgqh,bkchs->bkcgqs", keys, near_mask)
+    far = scores("bkcgqh,bkhs->bkcgqs", k[..., :first], far_mask)
+    highest = jnp.maximum(near.max(-1, keepdims=True), far.max(-1, keepdims=True, initial=-jnp.inf))
+    near, far = (jnp.exp(s - jax.lax.stop_gradient(highest)) for s in (near, far))
+    total = near.sum(-1, keepdims=True) + far.sum(-1, keepdims=True)  # [B K C G Q 1]
+    y = jnp.einsum("bkcgqs,bkcsh->bkcgqh", near.astype(v.dtype), _windows(v, reach))
+    y += jnp.einsum("bkcgqs,bksh->bkcgqh", far.astype(v.dtype), v[:, :, :first])
+    return (y / total.astype(v.dtype)).transpose(0, 2, 4, 1, 3, 5).reshape(b, t, n, h)
+
+
+def _windows(x: Float[Array, "B K T H"], reach: Reach) -> Float[Array, "B K C Q+W H"]:
+    """Of every chunk, its own columns and the W before it; zeros before the row's first."""
+    b, heads, t, h = x.shape
+    back = reach.before // CHUNK
+    chunked = x.reshape(b, heads, t // CHUNK, CHUNK, h)
+    padded = jnp.pad(chunked, ((0, 0), (0, 0), (back, 0), (0, 0), (0, 0)))
+    return jnp.concatenate([padded[:, :, i : i + t // CHUNK] for i in range(back + 1)], axis=3)
+
+
+def _near_mask(mask: Bool[Array, "B T T"], reach: Reach) -> Bool[Array, "B 1 C 1 Q Q+W"]:
+    """What each chunk sees of its window; the first F columns are seen as such, not here."""
+    t = mask.shape[1]
+    kept = jnp.pad(mask & (jnp.arange(t) >= reach.prefix), ((0, 0), (0, 0), (reach.before, 0)))
+    wide = reach.before + CHUNK
+    chunks = [kept[:, i : i + CHUNK, i : i + wide] for i in range(0, t, CHUNK)]
+    return jnp.stack(chunks, axis=1)[:, None, :, None]
+
+
+def _attend_one(
+    q: Float[Array, "B 1 N H"],
+    k: Float[Array, "B K H S"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B 1 S"],
+    scale: float,
+    softcap: float | None,
+) -> Float[Array, "B 1 N H"]:
+    """`attend` of a decode step: a product with one row is a sum over the keys' width, in vectors along the slots."""
+    b, _, n, h = q.shape
+    grouped = q.reshape(b, k.shape[1], -1, h, 1)  # [B K G H 1]
+    scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G S]
+    scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
