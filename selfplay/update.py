@@ -169,7 +169,13 @@ class Updater:
         return interference_metrics(total)
 
     def _total(
-        self, state: PolicyState, slabs: Sequence[Rows], references: Params | None, *, old: Old, reach: Reach | None
+        self,
+        state: PolicyState,
+        slabs: Sequence[Rows],
+        references: Params | None,
+        *,
+        old: Old,
+        reach: Reach | None = None,
     ) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic
