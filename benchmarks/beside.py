@@ -58,8 +58,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--model", default="bench-tiny", help="bench-tiny, or a Hugging Face folder")
     for option, default in common.items():
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--row-tokens", type=int, help="of our packed rows")
-    parser.add_argument("--micro-rows", type=int, help="of ours at a time")
+    parser.add_argument("--row-tokens", type=int, help="of our packed rows; as the benchmark has it if not given")
+    parser.add_argument("--micro-rows", type=int, help="of ours at a time; likewise")
     parser.add_argument("--peer-micro-rows", type=int, help="sequences of the peer's at a time")
     for size in sorted({size for sizes in PEERS.values() for of in sizes.values() for size in of} - set(OUR_OWN)):
         parser.add_argument(f"--{size.replace('_', '-')}", type=int, help="a size of the work, for both")
@@ -71,11 +71,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
         raise UserError(f"--model {args.model!r}: no such folder; by name: bench-tiny")
     if shutil.which(args.peer_python) is None:
         raise UserError(f"--peer-python {args.peer_python}: no such program")
+    ours_and_common = (*common, "peer_micro_rows", *(OUR_OWN if args.command != "rollout" else ()))
     for option, value in vars(args).items():
         if isinstance(value, int) and value < (least := 0 if option == "micro_rows" else 1):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
-        own = (*common, "peer_micro_rows", *(OUR_OWN if args.command != "rollout" else ()))
-        if option not in own and isinstance(value, int) and option not in sizes:
+        if isinstance(value, int) and option not in ours_and_common and option not in sizes:
             raise UserError(f"{args.command} has no size --{option.replace('_', '-')}")
     return args
 

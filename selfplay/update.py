@@ -135,7 +135,7 @@ class Updater:
         weights = self.weights(state.params)
         return self._by_rows(partial(self.programs.values, weights, state.critic), trajectories)
 
-    def score(self, weights: Params, batch: Batch, reach: Reach | None = None) -> np.ndarray:
+    def score(self, weights: Params, batch: Batch, reach: Reach | None) -> np.ndarray:
         """[B, T] log-probabilities of a whole Batch, as `logprobs`."""
         rows = self._put(placed(batch))
         return np.where(batch.reg_mask, np.asarray(self.programs.logprobs(weights, rows, reach=reach)), np.float32(0))
@@ -144,9 +144,8 @@ class Updater:
         self, state: PolicyState, batch: Batch, references: Params | None = None
     ) -> tuple[Params, Params | None]:
         """Gradients of one Batch's loss at the current weights, before clipping: the policy's and the critic's."""
-        policy, critic, _ = self._total(
-            state, self._slabs(batch, None), references, old="behaviour", reach=_reach([batch])
-        )
+        slabs = self._slabs(batch, None)
+        policy, critic, _ = self._total(state, slabs, references, old="behaviour", reach=_reach([batch]))
         return policy, critic
 
     def interference(
@@ -175,7 +174,7 @@ class Updater:
         references: Params | None,
         *,
         old: Old,
-        reach: Reach | None = None,
+        reach: Reach | None,
     ) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic

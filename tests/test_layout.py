@@ -124,19 +124,26 @@ EVERY_TERM = Update(
 )
 
 
-@pytest.fixture(scope="module")
-def groups():
-    """Four groups of five attempts at a prompt, with all that a loss reads."""
+def attempts(roles, *, prompt, own):
+    """A group of five attempts at a prompt for each role, with all that a loss reads.
+
+    prompt: its tokens; own: tokens of an attempt, from and below.
+    """
     rng = np.random.default_rng(0)
     made = []
-    for group in range(4):
-        prompt = rng.integers(0, 12, 9)
+    for group, role in enumerate(roles):
+        text = rng.integers(0, 12, prompt)
         for _ in range(5):
-            one = trajectory(prompt, rng.integers(0, 12, rng.integers(1, 8)), role=("solve", "propose")[group == 3])
+            one = trajectory(text, rng.integers(0, 12, rng.integers(*own)), role=role)
             noise = (rng.normal(size=(3, len(one.ids))) * one.mask).astype(np.float32)
             made.append(Item(trajectory=one, advantages=noise[0], group=group, returns=noise[1],
                              reference_logprobs=one.behaviour_logprobs + noise[2]))  # fmt: skip
     return made
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return attempts(["solve", "solve", "solve", "propose"], prompt=9, own=(1, 8))
 
 
 def test_gradients_scores_and_values_are_those_of_the_plain_form(groups):

@@ -156,7 +156,8 @@ def steps_agree(one: Pass, many: Pass) -> None:
     after = [jax.tree.map(lambda p, g: np.asarray(p) - 0.1 * np.asarray(g), weights(), x.gradients[0])
              for x in (one, many)]  # fmt: skip
     assert_close(after[1], after[0])
-    total = one.updater._total(one.state, one.updater._slabs(one.batch, None), one.references, old="behaviour")
+    slabs = one.updater._slabs(one.batch, None)
+    total = one.updater._total(one.state, slabs, one.references, old="behaviour", reach=None)
     same = jax.tree.map(np.asarray, total)
     fed = []
     for x in (one, many):
