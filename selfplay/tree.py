@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -120,8 +120,20 @@ def unknown_field(path: str, valid: Iterable[str]) -> str:
         close += [n for n in names if n.rsplit(".", 1)[-1] == end and n not in close]
     if not close:
         close = [n for n in names if n.rpartition(".")[0] == path.rpartition(".")[0]][:8]
-        return f"unknown field {path}" + (f"; valid there: {', '.join(close)}" if close else "")
+        if close:
+            return f"unknown field {path}; valid there: {', '.join(close)}"
+        close = _of_a_word(path, names) or list(dict.fromkeys(n.split(".")[0] for n in names))
+        return f"unknown field {path}; near it: {', '.join(close)}"
     return f"unknown field {path}: did you mean {' or '.join(close[:3])}?"
+
+
+def _of_a_word(path: str, names: Sequence[str]) -> list[str]:
+    """The first eight fields that have a word of the path, or nearly: `model.path` finds `policies.NAME.model`."""
+    for word in path.split("."):
+        words = {w for n in names for w in n.split(".")}
+        if near := difflib.get_close_matches(word, words, n=2, cutoff=0.75):
+            return [n for close in near for n in names if close in n.split(".")][:8]
+    return []
 
 
 _WORDS: dict[Any, str] = {

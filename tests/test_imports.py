@@ -97,7 +97,7 @@ LEVELS = (
         "plan_table",
         "pretrain",
     },
-    {"cli"},
+    {"cli", "__main__"},
 )
 """Rooms from the lowest up; a room may import its own level and those below."""
 PHASES = {"acquire", "refine", "update", "evaluate"}
