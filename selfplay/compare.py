@@ -57,24 +57,30 @@ class Finished:
     """[E, D] test tasks behind each score."""
 
 
-def compare(runs: Sequence[Path], out: Path | None = None) -> str:
+def compare(runs: Sequence[Path], out: Path | None = None, tokens: float | None = None) -> str:
     """Compare runs of two or more recipes; the first run's recipe is the one whose lead is measured.
 
     Args:
       runs: finished run folders.
       out: folder for compare.md and, where matplotlib is installed, compare.png; None = write nothing.
+      tokens: sampled tokens, every role, at which to compare; None = the smallest total among the runs.
 
     Returns:
       The table, in Markdown.
 
     Raises:
-      UserError: a folder is no run, unfinished, measured on other tests than the first, or given twice.
+      UserError: a folder is no run, unfinished, measured on other tests than the first, or given twice; or a run has
+        fewer tokens than asked.
     """
     if not runs:
         raise UserError("compare needs at least one run folder")
     groups = group_runs([read_run(folder) for folder in runs])
-    budget = min(float(run.tokens[-1]) for group in groups.values() for run in group.values())
-    text = _report(groups, budget)
+    shortest = min((run for group in groups.values() for run in group.values()), key=lambda run: run.tokens[-1])
+    smallest = float(shortest.tokens[-1])
+    if tokens is not None and not 0 < tokens <= smallest:
+        raise UserError(f"--tokens must be from 1 to {smallest:,.0f}, the total of {shortest.folder}, got {tokens:,}")
+    budget = smallest if tokens is None else float(tokens)
+    text = _report(groups, budget, "asked for" if tokens is not None else "the smallest total among these runs")
     if out is None:
         return text
     if out.exists() and not out.is_dir():
@@ -242,12 +248,12 @@ def row_names(tests: Sequence[Test]) -> list[str]:
     return [f"{env} {d}" for env, d in tests] + [f"{env} mean" for env in dict.fromkeys(env for env, _ in tests)]
 
 
-def _report(groups: Groups, budget: float) -> str:
-    """The whole comparison in Markdown."""
+def _report(groups: Groups, budget: float, why: str) -> str:
+    """The whole comparison in Markdown; `why` says where the budget comes from."""
     everyone = [run for group in groups.values() for run in group.values()]
     tests = everyone[0].tests
     base = with_means(np.mean([run.scores[0] for run in everyone], 0), tests)
-    lines = [f"Test pass@1 at {budget:,.0f} sampled tokens (all roles), the smallest total among these runs.", ""]
+    lines = [f"Test pass@1 at {budget:,.0f} sampled tokens (all roles), {why}.", ""]
     lines += [f"- {label}: seeds {', '.join(map(str, sorted(g)))}" for label, g in groups.items()]
     columns = {label: [with_means(at_budget(g[s], budget), tests) for s in sorted(g)] for label, g in groups.items()}
     lines += ["", _row("test", "base", *(f"{label}: mean (each seed)" for label in groups)), _rule(len(groups) + 2)]

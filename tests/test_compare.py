@@ -84,6 +84,12 @@ def test_pairs_are_by_seed_at_the_smallest_total(tmp_path):
     assert "no per-task results" in text
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert compare(ours + control) == text, "the same draws every time"
+    half = compare(ours + control, tokens=50)
+    assert "at 50 sampled tokens (all roles), asked for." in half
+    assert "| chain 2 | 0.100 | 0.250 (0.200 0.250 0.300) |" in half  # a quarter of the way to .5, .7, .9
+    for tokens in (0, 101):
+        with pytest.raises(UserError, match=f"--tokens must be from 1 to 100, the total of .*rlvr0, got {tokens}"):
+            compare(ours + control, tokens=tokens)
 
 
 def in_memory(seed: int, score: float, tasks: int) -> Finished:
