@@ -1,6 +1,7 @@
 """`tictactoe`: three in a row on a board of nine cells.
 
-Compact: cells are `1` to `9`, row by row; a seat reads its mark, `x` or `o`, then the moves: `x519`.
+Compact: cells are `1` to `9`, row by row, and `a` to `i` where the other seat took them. A seat reads its mark, `x` or
+`o`, then the moves: `x5a9` and `oe1i` are the same three. Every character tells whose it is, wherever it stands.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from envs.base import OVER, Bot, State
 from envs.games import GameEnv, GameState
 
 CELLS = "123456789"
+THEIRS = dict(zip(CELLS, "abcdefghi", strict=True))
+"""How a seat reads the cells that the other took."""
 ROWS = tuple(map(set, ("123", "456", "789", "147", "258", "369", "159", "357")))
 
 
@@ -47,7 +50,7 @@ class Board:
         return (1.0, -1.0) if len(self.line) % 2 else (-1.0, 1.0)
 
     def seen(self, seat: int) -> str:
-        return "xo"[seat] + self.line
+        return "xo"[seat] + "".join(cell if at % 2 == seat else THEIRS[cell] for at, cell in enumerate(self.line))
 
     def picture(self) -> str:
         """Three lines; a free cell shows its number."""
@@ -58,7 +61,7 @@ class Board:
 class TicTacToe(GameEnv[Board]):
     """Tic-tac-toe; options form, legal, retries and forfeit, as in `envs.games.GameEnv`."""
 
-    name, largest = "tictactoe", 1.0
+    name, largest, version = "tictactoe", 1.0, "2"
     summary = "tic-tac-toe; perfect play known, a draw"
 
     def start(self) -> Board:
@@ -72,7 +75,7 @@ class TicTacToe(GameEnv[Board]):
         )
 
     def tell(self, position: Board, seat: int, told: int) -> str:
-        news = [f"Your opponent takes {cell}." for cell in position.seen(seat)[max(told, 1) :]]
+        news = [f"Your opponent takes {cell}." for cell in position.line[max(told, 1) - 1 :]]
         return "\n".join([*news, "Board:", position.picture()])
 
     def scripted(self) -> Mapping[str, Bot]:

@@ -29,10 +29,10 @@ from selfplay.tree import plain
 
 CONFIG = replace(RANDOM, tie_embeddings=False)
 TOKENIZER = printable_ascii(vocab_size=CONFIG.vocab_size, model_max_length=CONFIG.max_positions)
-READ = "xo123456789JQKpb"
+READ = "xo123456789abcdefghiJQKp"
 """Characters that the table's player tells apart."""
-AROUND = dict(zip("123456789", "234567891", strict=True))
-"""To a cell, the next one, whether it is free or not."""
+AROUND = dict(zip("123456789abcdefghi", 2 * "234567891", strict=True))
+"""To a cell, whoever took it, the next one, whether it is free or not."""
 
 
 def table_params(answers: Mapping[str, str]) -> Params:

@@ -19,6 +19,11 @@ def test_returns(line: str, returns: tuple[float, float]) -> None:
     assert all(Board(line[:n]).player() == n % 2 for n in range(len(line)))
 
 
+def test_a_seat_reads_whose_each_cell_is() -> None:
+    assert Board("519").seen(0) == "x5a9" and Board("519").seen(1) == "oe1i"
+    assert TicTacToe(form="words").tell(Board("519"), 1, 3) == "Your opponent takes 9.\nBoard:\no 2 3\n4 x 6\n7 8 x"
+
+
 def test_the_board_is_drawn() -> None:
     assert Board("519").picture() == "o 2 3\n4 x 6\n7 8 x"
 
