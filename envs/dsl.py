@@ -73,7 +73,7 @@ class Dsl(SingleTurn):
       form: "compact" (postfix letters, numbers modulo 10), "words" (expressions and English, for chat models), or
         "brief" (expressions without explanations, for base models that are shown examples).
       modulus: numbers are 0 .. modulus - 1 and wrap around; 0 = whole numbers. 10 in compact, 0 (default) or 10 else.
-      operators: words of the operators in use, such as ["sort", "take"], or "core" for 17 simple ones; None = all.
+      operators: words of the operators in use, such as ["sort", "take"], or "core": list to list; None = all.
       inputs: kinds of inputs of the tasks that `task` poses and of proposals: "list" (x), "int" (n).
       values: smallest and largest number in an input; None = 0 to 9.
       lengths: smallest and largest length of a list that is an input.
@@ -121,7 +121,7 @@ class Dsl(SingleTurn):
             raise EnvUserError("dsl: option operators leaves no program over its inputs: name more of them")
         self.spec = EnvSpec(
             name="dsl",
-            version="1",
+            version="2",
             modes=MODES,
             difficulties=tuple(sorted(counts)),
             max_new_tokens=self.max_answer,

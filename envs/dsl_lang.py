@@ -86,14 +86,9 @@ OPERATORS: dict[str, Operator] = {
     "fold": Operator("R", ("list", "int", "fold"), "int", "from the number on, a becomes the function for every v"),
 }  # fmt: skip
 
-OPERATOR_SETS: dict[str, tuple[str, ...]] = {
-    "core": (
-        *("add", "subtract", "larger", "smaller", "first", "last", "largest", "smallest", "length", "at"),
-        *("reverse", "sort", "unique", "take", "drop", "prepend", "concat"),
-    )
-}
-"""Names for several operators. core: those that a very small model can apply in one go, so no products, no
-sums over a list, no tests and no small functions."""
+OPERATOR_SETS: dict[str, tuple[str, ...]] = {"core": ("reverse", "sort", "unique", "take", "drop", "prepend")}
+"""Names for several operators. core: those that make a list of a list, which a very small model can apply one after
+another; programs of them are chains without branches."""
 
 
 class Node(NamedTuple):

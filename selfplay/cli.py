@@ -187,14 +187,12 @@ def compare(args: list[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or names under runs/")
     where = Path("runs/compare")
     parser.add_argument("--out", type=Path, default=where, metavar="DIR", help=f"for table and plot (default: {where})")
-    parser.add_argument(
-        "--tokens", type=int, metavar="N", help="at N sampled tokens (default: the smallest total)"
-    )
+    parser.add_argument("--tokens", type=int, metavar="N", help="at N sampled tokens (default: the smallest total)")
     given = parser.read(args)
     from selfplay.compare import compare as compare_runs
     from selfplay.folders import find_run
 
-    print(compare_runs([find_run(r) for r in given["runs"]], given["out"], given["tokens"]))
+    print(compare_runs([find_run(r) for r in given["runs"]], given["out"], given.get("tokens")))
     return 0
 
 

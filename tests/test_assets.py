@@ -54,10 +54,10 @@ def test_it_solves_short_chains_and_not_long_ones(tiny: Model) -> None:
 
 
 def test_the_one_of_dsl_solves_small_programs_and_not_large_ones(tiny_dsl: Model) -> None:
-    run = recipe.resolve("azr", ["--envs.dsl.difficulties", "1", "7", "--envs.dsl.modes", "deduce"])
+    run = recipe.resolve("azr", ["--envs.dsl.difficulties", "3", "8", "--envs.dsl.modes", "deduce"])
     found = examine(Subject("tiny-dsl", str(tiny_dsl.path), tiny_dsl.params), run, tasks=32, samples=1)
-    assert found["eval/test/dsl/1/pass@1"] > 0.8
-    assert found["eval/test/dsl/7/pass@1"] < 0.2
+    assert found["eval/test/dsl/3/pass@1"] > 0.8
+    assert found["eval/test/dsl/8/pass@1"] < 0.1
 
 
 @pytest.mark.proof

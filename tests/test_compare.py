@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from selfplay import compare as compare_module
+from selfplay.cli import main
 from selfplay.compare import Finished, at_budget, compare, group_runs, noisy, paired, read_run, row_names, with_means
 from selfplay.config import Run, Schedule, Update
 from selfplay.errors import UserError
@@ -57,7 +58,7 @@ def test_task_noise_has_the_binomial_variance_of_both_evaluations(tmp_path):
     np.testing.assert_allclose(drawn.var(0), [(0.25 + 0.16) / 50 / 4, 0.0], rtol=0.03)
 
 
-def test_pairs_are_by_seed_at_the_smallest_total(tmp_path):
+def test_pairs_are_by_seed_at_the_smallest_total_or_fewer_tokens(tmp_path, capsys):
     def group(name, runs):
         return [
             write_run(tmp_path / f"{name}{s}", [(0, 0.5, 0.1), (total, 0.5, end)], recipe=name, seed=s)
@@ -87,6 +88,10 @@ def test_pairs_are_by_seed_at_the_smallest_total(tmp_path):
     half = compare(ours + control, tokens=50)
     assert "at 50 sampled tokens (all roles), asked for." in half
     assert "| chain 2 | 0.100 | 0.250 (0.200 0.250 0.300) |" in half  # a quarter of the way to .5, .7, .9
+    named = [str(run) for run in ours + control]
+    for flags, told in ([], text), (["--tokens", "50"], half):
+        assert main(["compare", *named, "--out", str(tmp_path / "said"), *flags]) == 0
+        assert capsys.readouterr().out == told + "\n"
     for tokens in (0, 101):
         with pytest.raises(UserError, match=f"--tokens must be from 1 to 100, the total of .*rlvr0, got {tokens}"):
             compare(ours + control, tokens=tokens)

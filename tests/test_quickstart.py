@@ -23,12 +23,14 @@ def test_the_frontier_moves_and_nothing_is_forgotten(tmp_path: Path) -> None:
     def score(record: dict[str, float], difficulty: int) -> float:
         return record[f"eval/test/chain/{difficulty}/pass@1"]
 
-    first, second = 5, 6  # the two difficulties just beyond what the base is good at
-    assert 0.35 < score(base, first) < 0.60 and 0.03 < score(base, second) < 0.15
+    first, second = 6, 7  # the two difficulties just beyond what the base is good at
+    assert 0.35 < score(base, first) < 0.55 and 0.05 < score(base, second) < 0.15
     assert score(last, first) > 0.90
     assert score(last, second) > 0.50
     for difficulty in run.envs["chain"].difficulties:
         if score(base, difficulty) >= MASTERED:
             assert score(last, difficulty) > 0.95
+    start = sum(step["propose/difficulty_mean"] for step in read_metrics(tmp_path / "run", "step")[:3]) / 3
     asked = [g["curriculum/proposed_difficulty_mean"] for g in read_metrics(tmp_path / "run", "generation")[1:]]
-    assert asked[-1] > asked[0] + 0.5
+    assert max(asked) > start + 1.5  # while there is something to learn further out
+    assert asked[-1] > start

@@ -422,7 +422,7 @@ def test_options_narrow_tasks_and_proposals_alike() -> None:
     said = Dsl(form="words", operators=["sort", "first"], inputs="list").ask("abduce", (), 0)[0].text
     assert "- sort(list)" in said and "reverse(list)" not in said and "3 to 5 whole numbers" in said
     core = Dsl(operators="core")
-    assert core.operators == Dsl(operators=["core", "sort"]).operators and len(core.operators) == 17
+    assert core.operators == Dsl(operators=["core", "sort"]).operators and len(core.operators) == 6
     assert outcome(core, "induce", "x{v2+}M") == "bounds" and not isinstance(
         core.admit("induce", "x2p", (), 0), Rejection
     )
