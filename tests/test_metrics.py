@@ -512,6 +512,13 @@ def test_forgetting_by_hand(history, rings):
     assert generation_alarms([scores(*h) for h in history]) == {"alarm/forgetting": float(rings)}
 
 
+@pytest.mark.parametrize(("right", "tasks", "rings"), [(115, 128, False), (112, 128, True), (920, 1024, True)])
+def test_forgetting_is_a_fall_beyond_chance(right, tasks, rings):
+    # Upper ends of the three: .940, .922 and .915. What is asked is less than .98 - .05 = .93.
+    now = scores(right / tasks, 0.1) | {"eval/dev/chain/1/tasks": float(tasks)}
+    assert generation_alarms([scores(0.98, 0.1), now]) == {"alarm/forgetting": float(rings)}
+
+
 def test_forgetting_reads_dev_and_never_test():
     now = {k: (0.0 if "/test/" in k else v) for k, v in scores(0.97, 0.1).items()}
     assert generation_alarms([scores(0.97, 0.1), now]) == {"alarm/forgetting": 0.0}

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from selfplay.config import Action, Alarms
+from selfplay.standing import wilson
 
 Values = Mapping[str, float]
 
@@ -123,7 +124,10 @@ _DEV = re.compile(r"^eval/dev/[^/]+/-?\d+/pass@1$")
 
 
 def generation_alarms(history: Sequence[Values], limits: Alarms | None = None) -> dict[str, float]:
-    """`alarm/forgetting`: a mastered difficulty's dev pass@1 fell by more than the limit below its best.
+    """`alarm/forgetting`: a mastered difficulty's dev pass@1 fell by more than the limit below its best, beyond chance.
+
+    Beyond chance: the upper end of its 95 % Wilson interval, by its number of tasks, lies that low. (The best of
+    several evaluations is a lucky one: without this, runs that forget nothing ring at 128 tasks.)
 
     Args:
       history: the metrics of every generation so far, the newest last.
@@ -135,8 +139,14 @@ def generation_alarms(history: Sequence[Values], limits: Alarms | None = None) -
         for name in now
         if _DEV.match(name)
     }
-    fell = [name for name, top in best.items() if top >= bounds.mastered and now[name] < top - bounds.limit]
+    fell = [name for name, top in best.items() if top >= bounds.mastered and _at_most(now, name) < top - bounds.limit]
     return {"alarm/forgetting": float(bool(fell))}
+
+
+def _at_most(values: Values, name: str) -> float:
+    """Upper end of the interval of a pass@1; the score itself where its number of tasks is not known."""
+    score, tasks = values[name], values.get(name.replace("pass@1", "tasks"), float("nan"))
+    return score if np.isnan(score) or np.isnan(tasks) else wilson(score * tasks, tasks)[1]
 
 
 def difficulty_at_half(pass_at_1: Mapping[int, float]) -> float:
