@@ -128,6 +128,7 @@ def evaluate(args: list[str]) -> int:
     parser = Parser("evaluate", "how a run's generation, or a model, solves held-out tasks (pass@k) and plays games")
     parser.add_argument("target", metavar="RUN|MODEL", help="a run, an embedded model, or a Hugging Face folder")
     parser.add_argument("--env", metavar="NAME", help="environment (default: those of the run)")
+    parser.add_argument("--mode", metavar="NAME", help="tasks of this mode alone (default: all that the run uses)")
     parser.add_argument("--generation", type=int, metavar="N", help="default: the newest")
     parser.add_argument("--samples", type=int, metavar="N", help="samples a task")
     parser.add_argument("--tasks", type=int, metavar="N", help="tasks a difficulty; games against each scripted player")

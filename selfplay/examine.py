@@ -20,7 +20,7 @@ from selfplay.checkpoint import Generations
 from selfplay.cluster.base import Cluster, Params
 from selfplay.cluster.inprocess import InProcess
 from selfplay.config import EnvChoice, Mesh, Policy, Run
-from selfplay.errors import UserError
+from selfplay.errors import UserError, nearest
 from selfplay.evaluate import Acquire, scores
 from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG, find_run
@@ -109,12 +109,16 @@ def evaluate_command(
     target: str,
     *,
     env: str | None = None,
+    mode: str | None = None,
     generation: int | None = None,
     samples: int | None = None,
     tasks: int = DEFAULT_TASKS,
     out: Path | None = None,
 ) -> None:
     """`selfplay evaluate RUN|MODEL`: test pass@k, and how games are played; a run's generation stands beside its base.
+
+    Args:
+      mode: score tasks of this mode alone; None = of all that the run uses, the same number each.
 
     Raises:
       UserError: no such run or model, or an argument out of range.
@@ -123,6 +127,8 @@ def evaluate_command(
         if value is not None and value < 1:
             raise UserError(f"{name} must be >= 1, got {value}")
     run, subjects = _subjects(target, env, generation)
+    if mode is not None:
+        run = replace(run, envs={name: _of_mode(name, choice, mode) for name, choice in run.envs.items()})
     games = [name for name, choice in run.envs.items() if is_game(envs.make(name, **choice.options))]
     if games and tasks % 2:
         raise UserError(f"--tasks must be even, got {tasks}: half of the games of {games[0]} are played from each seat")
@@ -141,6 +147,14 @@ def evaluate_command(
 
 def _leaves(params: Params) -> list[np.ndarray]:
     return [x for v in params.values() for x in (_leaves(v) if isinstance(v, Mapping) else [v])]
+
+
+def _of_mode(name: str, choice: EnvChoice, mode: str) -> EnvChoice:
+    """An environment's choice with one mode."""
+    has = envs.make(name, **choice.options).spec.modes
+    if mode not in has:
+        raise UserError(f"--mode: environment {name} has no mode {mode!r}; {nearest(mode, has)}")
+    return replace(choice, modes=(mode,))
 
 
 def _subjects(target: str, env: str | None, generation: int | None) -> tuple[Run, list[Subject]]:

@@ -97,6 +97,8 @@ class Programs:
         self.shardings = self._state_shardings()
         """Of a PolicyState."""
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
+        self._gradient = jax.jit(self._slab, static_argnames=("old", "reach"))
+        """`_slab`, traced once for whoever asks: within `add`, and for the shapes of what it gives."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = jax.jit(
@@ -121,10 +123,10 @@ class Programs:
         cast: Params = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), params)
         return cast
 
-    def nothing(self, *slab: Any, old: Old) -> Total:
+    def nothing(self, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """A Total to begin with; the arguments are those of `add` for one slab."""
-        if old not in self._zeros:  # tracing costs as much as several slabs; the sum has one shape for all
-            shapes = jax.eval_shape(partial(self._slab, old=old), *slab)
+        if old not in self._zeros:  # the sum has one shape for all slabs, whatever their reach
+            shapes = self._gradient.eval_shape(*slab, old=old, reach=reach)
             zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
         return self._zeros[old]()
@@ -148,7 +150,7 @@ class Programs:
         """The sum of gradients and statistics that slabs of these shapes add to."""
         state, frozen, slab, references = shapes
         given = state.params, frozen, state.critic, slab, references
-        sums: Total = jax.eval_shape(partial(self._slab, old="behaviour"), *given)
+        sums: Total = self._gradient.eval_shape(*given, old="behaviour", reach=None)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
         return policy, critic, sums[2]
 
@@ -249,7 +251,7 @@ class Programs:
 
     def _add(self, total: Total, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """`total` and what `_slab` makes of these arguments."""
-        return _merge(total, self._slab(*slab, old=old, reach=reach))
+        return _merge(total, self._gradient(*slab, old=old, reach=reach))
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""

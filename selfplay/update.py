@@ -178,7 +178,7 @@ class Updater:
     ) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic
-        total = self.programs.nothing(*weights, slabs[0], references, old=old)
+        total = self.programs.nothing(*weights, slabs[0], references, old=old, reach=reach)
         for slab in slabs:
             total = self.programs.add(total, *weights, slab, references, old=old, reach=reach)
         return total

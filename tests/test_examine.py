@@ -77,6 +77,15 @@ def test_a_run_stands_beside_its_base(short: Path, capsys: pytest.CaptureFixture
     ]  # generation 0 is the untouched base
 
 
+def test_one_mode_alone_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    """`tiny-dsl` knows no induction, and is sure of small deductions; the mean over the modes lies between."""
+    score = {}
+    for mode in (None, "deduce", "induce"):
+        evaluate_command("tiny-dsl", env="dsl", mode=mode, samples=1, tasks=24)
+        score[mode] = float(capsys.readouterr().out.splitlines()[4].split(" | ")[1].rstrip(" |"))
+    assert score["induce"] < 0.2 < score[None] < score["deduce"] > 0.8
+
+
 def test_a_table_by_hand() -> None:
     scores = {
         "eval/test/chain/10/pass@1": 0.25, "eval/test/chain/2/pass@1": 0.5, "eval/test/chain/pass@1": 0.375,
@@ -100,6 +109,7 @@ def test_bad_arguments_are_refused(random_model: Path, short: Path) -> None:
         (random_model, {"tasks": -1}, "--tasks must be >= 1, got -1"),
         (random_model, {"generation": 1}, "is a model: it has no generation 1"),
         (short, {"generation": 7}, "has no generation 7; on disk: 0, 1"),
+        (short, {"mode": "slove"}, "--mode: environment toy.* has no mode 'slove'; did you mean solve?"),
         ("dne", {}, "no run 'dne'.* there is no model folder dne"),
     ):
         with pytest.raises(UserError, match=message):
