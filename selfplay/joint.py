@@ -8,6 +8,7 @@ run of one process calls them too, and says nothing to nobody.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,23 @@ class Joint:
         paths = {name: replace(policy, model=str(models[name].path)) for name, policy in run.policies.items()}
         self.worker_spec: dict[str, Any] = {"policies": {name: plain(policy) for name, policy in paths.items()}}
         """What an actor is made from."""
+        self._prepared: list[Future[None]] = []
         self.previous: dict[str, Params] = {}
         """Weights at the start of the generation, for kl.reference = previous_generation."""
+
+    def prepare(self) -> None:
+        """Compile the updates in a thread while actors, which are other processes, evaluate the base."""
+        if actors_of(self.run) and not self.mesh.is_multi_process:
+            pool = ThreadPoolExecutor(1)
+            self._prepared = [pool.submit(updater.prepare) for updater in self.updaters.values()]
+            pool.shutdown(wait=False)
 
     def step(
         self, policy: str, batches: Sequence[Batch], *, reference: bool, done: float, critic_only: bool
     ) -> dict[str, float]:
         """Gradient steps on the batches; see `Updater.step`. `reference` = it needs the reference's weights."""
+        while self._prepared:
+            self._prepared.pop().result()
         with self.calls.together(Step(policy, list(batches), reference, done, critic_only)):
             self.policies[policy], measured = self.updaters[policy].step(
                 self.policies[policy],

@@ -294,6 +294,7 @@ class Learner:
         purge = None if not resumed else self.state.step + 1 if restored else 0
         schedule = self.run.schedule
         self.crew.open()
+        self.joint.prepare()
         self.display = Display(
             self.folder.name,
             generations=schedule.generations,

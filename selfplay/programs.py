@@ -152,7 +152,7 @@ class Programs:
         given = state.params, frozen, state.critic, slab, references
         sums: Total = self._gradient.eval_shape(*given, old="behaviour", reach=None)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
-        return policy, critic, sums[2]
+        return policy, critic, _placed(sums[2], jax.tree.map(lambda _: self._whole, sums[2]))
 
     def lower(self, program: Program, rows: int, width: int) -> jax.stages.Lowered:
         """A program of an optimizer step on slabs of [rows, width], from shapes alone: no weights are needed.
@@ -169,7 +169,8 @@ class Programs:
         state, frozen, slab, references = shapes
         total = self.total_shapes(shapes)
         if program == "add":
-            return self.add.lower(total, state.params, frozen, state.critic, slab, references, old="behaviour")
+            given = state.params, frozen, state.critic, slab, references
+            return self.add.lower(total, *given, old="behaviour", reach=None)
         return self.apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
 
     def kept(self, rows: int, width: int) -> int:

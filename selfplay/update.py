@@ -70,6 +70,12 @@ class Updater:
         state: PolicyState = self.programs.init(params)
         return state
 
+    def prepare(self) -> None:
+        """Compile what a step runs on slabs of `update.row_tokens`, from shapes alone: the first step finds it done."""
+        if self.update.micro_rows:
+            for program in ("add", "apply"):
+                self.programs.lower(program, self.row_multiple, self.update.row_tokens).compile()
+
     def publish(self, state: PolicyState) -> Params:
         """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
         copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)

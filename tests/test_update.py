@@ -17,7 +17,8 @@ from selfplay.credit import centred, critic_advantages, spread, token_rewards
 from selfplay.models import ModelConfig, forward, init_params, logits
 from selfplay.models.lora import merged, split
 from selfplay.models.sharding import make_mesh
-from selfplay.optimizer import decay
+from selfplay.objective import Objective
+from selfplay.optimizer import advance, decay
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
 from selfplay.update import Updater
@@ -202,6 +203,21 @@ def test_the_first_step_is_adamw_on_the_clipped_gradient(full, params):
     assert max(jax.tree.leaves(different)) < 0.01  # signs of gradients near 0 may differ by rounding
     np.testing.assert_allclose(metrics["policy/grad_norm"], optax.tree.norm(gradient), rtol=1e-4)
     assert int(state.steps) == 1 and metrics["optim/lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("update", [PLAIN, FULL], ids=["plain", "full"])
+def test_the_first_step_finds_compiled_what_was_prepared(update, params, monkeypatch):
+    """Neither gradient nor optimizer is traced again, so that a step after `prepare` waits for no compiler."""
+    updater = Updater(CONFIG, replace(update, micro_rows=2), ROLES, make_mesh())
+    traced, loss = [], Objective.loss
+    monkeypatch.setattr(Objective, "loss", lambda *a, **k: traced.append("loss") or loss(*a, **k))
+    monkeypatch.setattr("selfplay.programs.advance", lambda *a, **k: traced.append("advance") or advance(*a, **k))
+    updater.prepare()
+    prepared = list(traced)
+    (batch,) = batches(updater, items(updater, params))
+    assert batch.ids.shape[1] == update.row_tokens
+    updater.step(updater.init(params), [batch])
+    assert set(prepared) == {"loss", "advance"} and traced == prepared
 
 
 def test_warm_up_rises_linearly(plain, params):

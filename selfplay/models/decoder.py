@@ -193,23 +193,13 @@ class Decoder(nnx.Module):
         written: Cache = []
         for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
             place = nearby if i in c.sliding_layers else everything
-            structure, weights = nnx.split(self.layers[str(i)])
-            x, layer = _block(structure, wrap, weights, x, place, None if cache is None else cache[i])
+            x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i])
             written.append(layer)
         return self.norm(x), written
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         matrix = self.embed[...] if self.head is None else self.head[...]
         return soften(scores_of(hidden, matrix), self.config.logit_softcap)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _block(
-    structure: Any, wrap: Wrap, weights: Any, x: Float[Array, "B T D"], place: Place, cache: LayerCache | None
-) -> tuple[Float[Array, "B T D"], LayerCache]:
-    """One block, as a function that is traced and lowered once for all layers alike; compilers see it unfolded."""
-    out: tuple[jax.Array, LayerCache] = wrap(nnx.merge(structure, weights))(x, place, cache)
-    return out
 
 
 INIT_STD = 0.02
