@@ -141,6 +141,11 @@ def reach_of(segment_ids: np.ndarray, prefix_ids: np.ndarray) -> Reach | None:
     return reach if sum(reach) + CHUNK <= WORTHWHILE * width else None
 
 
+def may_have_reach(width: int) -> bool:
+    """Whether rows so wide can be worth a reach; where not, no batch decides which program scores them."""
+    return width % CHUNK == 0 and 2 * CHUNK <= WORTHWHILE * width
+
+
 def _chunks(columns: int) -> int:
     """Chunks that hold so many columns, of the sizes 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 .."""
     least = ceil(columns / CHUNK)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import lay_out, plan_rows, reach_of, row_bucket, row_width
+from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
@@ -71,8 +71,12 @@ class Updater:
         return state
 
     def prepare(self) -> None:
-        """Compile what a step runs on slabs of `update.row_tokens`, from shapes alone: the first step finds it done."""
-        if self.update.micro_rows:
+        """Compile what a step runs on slabs of `update.row_tokens`, from shapes alone: the first step finds it done.
+
+        Nothing is compiled where the first batch decides what is: by its size, its reach, or what it weighs entropy by.
+        """
+        update = self.update
+        if update.micro_rows and update.entropy_floor == 1 and not may_have_reach(update.row_tokens):
             for program in ("add", "apply"):
                 self.programs.lower(program, self.row_multiple, self.update.row_tokens).compile()
 

@@ -218,6 +218,9 @@ def test_the_first_step_finds_compiled_what_was_prepared(update, params, monkeyp
     assert batch.ids.shape[1] == update.row_tokens
     updater.step(updater.init(params), [batch])
     assert set(prepared) == {"loss", "advance"} and traced == prepared
+    for decided_later in ({"micro_rows": 0}, {"row_tokens": 256}, {"entropy_floor": 0.5}):
+        Updater(CONFIG, replace(update, **{"micro_rows": 2} | decided_later), ROLES, make_mesh()).prepare()
+    assert traced == prepared
 
 
 def test_warm_up_rises_linearly(plain, params):
