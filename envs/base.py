@@ -335,11 +335,8 @@ def nearest(name: str, valid: Iterable[str], *, count: int = 3) -> str:
 
 def digest(*parts: str) -> str:
     """A stable digest of some texts, 20 hexadecimal digits; no two lists of texts run together."""
-    h = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        h.update(len(data).to_bytes(8, "big") + data)
-    return h.hexdigest()[:20]
+    texts = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join([len(text).to_bytes(8, "big") + text for text in texts])).hexdigest()[:20]
 
 
 def stable_seed(*parts: str | int) -> int:

@@ -99,11 +99,11 @@ class Chain(SingleTurn):
         count = rng.choice(self.spec.difficulties) if difficulty is None else difficulty
         for _ in range(TRIES):
             state, program = self._draw(rng, count)
-            if idle(state, program, self.modulus) is not None:
-                continue
             normal = normal_form(program, len(state), self.modulus)
             family = family_text(state, normal, self.modulus)
-            if split_of("chain", family) == split and self._unfair(state, normal) is None:
+            if split_of("chain", family) != split:  # what most held-out draws fail at comes first
+                continue
+            if idle(state, program, self.modulus) is None and self._unfair(state, normal) is None:
                 return self._task(mode, split, source, index, state, program, normal, family)
         raise EnvError(f"chain: no fair {split} task of difficulty {count} in {TRIES} draws")
 

@@ -67,7 +67,8 @@ def idle(state: State, program: str, modulus: int) -> int | None:
 
     Without this rule a proposer makes tasks look harder by operators that do nothing (`ssss`).
     """
-    for place, after in enumerate(run(state, program, modulus)):
+    for place, operator in enumerate(program):
+        after = step(state, operator, modulus)
         if after == state:
             return place
         state = after
