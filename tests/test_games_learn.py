@@ -1,4 +1,4 @@
-"""Games are learnt: Kuhn poker towards equilibrium, tic-tac-toe until perfect play cannot beat it. Long forms are minutes."""
+"""Games are learnt: Kuhn poker towards equilibrium, tic-tac-toe until perfect play cannot beat it (minutes, as proofs)."""
 
 from __future__ import annotations
 
