@@ -1,4 +1,4 @@
-"""Games are learnt: Kuhn poker towards equilibrium, tic-tac-toe until perfect play cannot beat it (minutes, as proofs)."""
+"""Games are learnt: Kuhn poker towards equilibrium, tic-tac-toe to hold against perfect play (as proofs, minutes)."""
 
 from __future__ import annotations
 
