@@ -139,7 +139,7 @@ class Opponents:
         mix = {kind: w for kind, w in self._settings.mix.items() if w > 0 and there[kind]}
         kind: OpponentKind = rng.choices(list(mix), list(mix.values()))[0] if mix else "latest"
         if kind == "bot":
-            return Player(bot=self._settings.bot)
+            return Player(bot=rng.choice(self._settings.bots))
         if kind == "latest":
             return _player(now)
         drawn = DRAWS[kind](rng, fixed if kind == "fixed" else past, self.win_rates(env), self._settings.exponent)
@@ -239,8 +239,9 @@ def check_opponents(settings: config.Opponents, bots: Mapping[str, Collection[st
       UserError: naming the environment, and the bots that it has.
     """
     for env, names in bots.items():
-        if settings.drawn("bot") and settings.bot not in names:
-            raise UserError(f"opponents.bot: environment {env} has no {settings.bot!r}; {nearest(settings.bot, names)}")
+        unknown = [bot for bot in settings.bots if bot not in names]
+        if settings.drawn("bot") and unknown:
+            raise UserError(f"opponents.bots: environment {env} has no {unknown[0]!r}; {nearest(unknown[0], names)}")
 
 
 def _player(ref: PolicyRef) -> Player:

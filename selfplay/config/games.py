@@ -19,11 +19,11 @@ class Opponents:
 
     mix: Mapping[OpponentKind, float] = field(default_factory=lambda: {"latest": 1.0})
     """Opponents by weight: latest (the newest weights themselves), uniform or prioritised (kept past generations, all
-    alike or by how seldom they are beaten), fixed (those of `fixed`), bot (the scripted one named by `bot`)."""
+    alike or by how seldom they are beaten), fixed (those of `fixed`), bot (the scripted ones of `bots`)."""
     fixed: tuple[int, ...] = (0,)
     """Generations that mix.fixed draws from, all alike; always kept. One that is still to come is passed over."""
-    bot: str = ""
-    """Scripted player of the environment that mix.bot plays against."""
+    bots: tuple[str, ...] = ()
+    """Scripted players of the environment that mix.bot draws from, all alike."""
     pool: int = 8
     """Past generations kept loadable as opponents and to be rated against, besides 0 and the fixed ones. Beyond it the
     one closest to its neighbours in age goes, so that those kept span the whole run."""
@@ -44,8 +44,9 @@ class Opponents:
         check(self.exponent >= 0, "opponents.exponent", ">= 0", self.exponent)
         if self.drawn("fixed") and not self.fixed:
             raise UserError("opponents.mix.fixed needs opponents.fixed: the generations to play against")
-        if self.drawn("bot") and not self.bot:
-            raise UserError("opponents.mix.bot needs opponents.bot: the name of a scripted player of the environment")
+        check(len(set(self.bots)) == len(self.bots), "opponents.bots", "without repeats", self.bots)
+        if self.drawn("bot") and not self.bots:
+            raise UserError("opponents.mix.bot needs opponents.bots: scripted players of the environment")
 
     def drawn(self, kind: OpponentKind) -> bool:
         """Whether opponents of a kind are drawn at all."""
