@@ -10,8 +10,8 @@ PYTEST := $(BIN)/python -m pytest
 train: $(READY)   ## the quickstart recipe, to its end
 	@$(BIN)/selfplay train quickstart
 
-test: $(READY)    ## every test but the long proofs; what takes time is compiling, so XLA does without its slow passes
-	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile
+test: $(READY)    ## every test but the long proofs; what takes time is compiling, so XLA does without its slow passes and emitters
+	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false $(PYTEST) -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)   ## lint, types, and the direction of imports
 	@$(BIN)/ruff check --quiet .

@@ -29,6 +29,16 @@ def tiny():
     return load("tiny")
 
 
+@pytest.fixture
+def actors_find_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors of as many devices as we have: the cache keeps their programs apart by that, and they find ours."""
+    from selfplay.cluster import local
+
+    plain = local.actor_environment
+    devices = {"JAX_NUM_CPU_DEVICES": str(jax.config.jax_num_cpu_devices)}
+    monkeypatch.setattr(local, "actor_environment", lambda *a, **k: plain(*a, **k) | devices)
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model folder with random weights."""

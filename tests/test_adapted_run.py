@@ -51,6 +51,7 @@ def test_an_adapter_is_all_that_is_trained_and_saved(run: Run, straight: Path) -
     assert max(s["mismatch/logp_absdiff_max"] for s in steps) < 0.1  # bfloat16: sampler and learner round unlike
 
 
+@pytest.mark.usefixtures("actors_find_programs")
 def test_actors_get_adapters_and_give_the_same_bits(run: Run, straight: Path, tmp_path: Path) -> None:
     train(replace(run, cluster=replace(run.cluster, actors=1)), tmp_path / "run")
     for one, other in zip(trained(run, straight), trained(run, tmp_path / "run"), strict=True):

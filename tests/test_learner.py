@@ -104,7 +104,15 @@ def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight
     assert any(not np.array_equal(a, b) for a, b in zip(base, arrays, strict=False))
 
 
-@pytest.mark.parametrize("actors", [pytest.param(1, marks=pytest.mark.proof), 3])
+@pytest.mark.usefixtures("actors_find_programs")
+def test_two_actors_give_the_same_bits(small: Run, straight: Path, tmp_path: Path) -> None:
+    run = replace(small, cluster=replace(small.cluster, actors=2))
+    train(run, tmp_path / "run")
+    assert_same(small, tmp_path / "run", straight)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("actors", [1, 3])
 def test_any_number_of_actors_gives_the_same_bits(actors: int, small: Run, straight: Path, tmp_path: Path) -> None:
     run = replace(small, cluster=replace(small.cluster, actors=actors))
     train(run, tmp_path / "run")
@@ -122,11 +130,12 @@ def test_another_seed_gives_other_bits(small: Run, straight: Path, tmp_path: Pat
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """`selfplay train ...` in a process of its own."""
+    """`selfplay train ...` in a process of its own, whose programs are ours."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "8"}
     return subprocess.Popen(
         [sys.executable, "-m", "selfplay.cli", "train", *arguments],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -161,12 +170,25 @@ def finish(folder: Path) -> Run:
     return run
 
 
-def test_kill_9_and_resume_give_the_same_bits(small: Run, straight: Path, tmp_path: Path) -> None:
+def test_kill_9_in_a_save_and_resume_give_the_same_bits(small: Run, straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    saving = folder / "generations"
-    kill_when(start(*begin(small, folder)), lambda: any(saving.glob("0001*")))  # in the middle of a save
-    kill_when(start("--out", str(folder), "--resume"), lambda: steps_done(folder) >= 3)  # between two saves
-    assert steps_done(folder) >= 3 and not (saving / "0002" / "manifest.json").exists()
+    kill_when(start(*begin(small, folder)), lambda: any((folder / "generations").glob("0001*")))
+    assert_same(finish(folder), folder, straight)
+
+
+def test_resume_from_between_two_saves_gives_the_same_bits(small: Run, copied: Path, straight: Path) -> None:
+    shutil.rmtree(copied / "generations" / "0002")
+    for name in ("metrics.jsonl", "samples.jsonl"):  # the last line half-written
+        (copied / name).write_bytes((straight / name).read_bytes()[:-20])
+    assert steps_done(copied) == 4
+    assert_same(finish(copied), copied, straight)
+
+
+@pytest.mark.proof
+def test_kill_9_between_two_saves(small: Run, straight: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_when(start(*begin(small, folder)), lambda: steps_done(folder) >= 3)
+    assert steps_done(folder) >= 3 and not (folder / "generations" / "0002" / "manifest.json").exists()
     assert_same(finish(folder), folder, straight)
 
 
@@ -328,6 +350,7 @@ def test_the_learning_rate_falls_with_steps_or_tokens_whichever_is_further(
     np.testing.assert_allclose(second["optim/lr"], small.update.learning_rate * (1 - 0.9 / 2), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("actors_find_programs")
 def test_a_dead_actor_ends_the_run(
     small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,7 +71,7 @@ def test_a_player_is_a_policy_or_a_bot():
     with pytest.raises(ValueError, match="a policy or a bot"):
         Player()
     with pytest.raises(ValueError, match="a policy or a bot"):
-        Player(policy="main", bots=("random",))
+        Player(policy="main", bot="random")
 
 
 @pytest.mark.parametrize(
