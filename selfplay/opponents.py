@@ -139,7 +139,8 @@ class Opponents:
         mix = {kind: w for kind, w in self._settings.mix.items() if w > 0 and there[kind]}
         kind: OpponentKind = rng.choices(list(mix), list(mix.values()))[0] if mix else "latest"
         if kind == "bot":
-            return Player(bot=rng.choice(self._settings.bots))
+            bots = self._settings.bots
+            return Player(bot=rng.choices(list(bots), list(bots.values()))[0])
         if kind == "latest":
             return _player(now)
         drawn = DRAWS[kind](rng, fixed if kind == "fixed" else past, self.win_rates(env), self._settings.exponent)

@@ -381,9 +381,14 @@ def _segment(
         else:
             token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
         token = jnp.where(alive, token, 0)
-        hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
-        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
-        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
+        going_on = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
+        hidden, cache = jax.lax.cond(  # a row's last token is read when it is continued
+            going_on.any(),
+            lambda cache: decoder.decode_step(config, params, token, rows.position, cache),
+            lambda cache: (rows.hidden, cache),
+            rows.cache,
+        )
+        rows, alive = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed), going_on
         return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
     first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))

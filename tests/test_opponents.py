@@ -83,7 +83,7 @@ def test_a_player_is_a_policy_or_a_bot():
         ({"mix": {"bot": 1.0}}, "needs opponents.bots"),
         ({"mix": {"fixed": 1.0}, "fixed": ()}, "needs opponents.fixed"),
         ({"fixed": (1, 1)}, "without repeats"),
-        ({"bots": ("random", "random")}, "opponents.bots must be without repeats"),
+        ({"bots": {"random": 0.0}}, "opponents.bots.random must be > 0"),
         ({"fixed": (-1,)}, "generations >= 0"),
         ({"pool": -1}, "opponents.pool"),
         ({"exponent": -0.5}, "opponents.exponent"),
@@ -102,10 +102,10 @@ def test_a_generation_that_never_comes_is_refused():
 
 
 def test_an_unknown_bot_is_refused():
-    wanted = config.Opponents(mix={"bot": 1.0}, bots=("random", "perfekt"))
+    wanted = config.Opponents(mix={"bot": 1.0}, bots={"random": 1.0, "perfekt": 1.0})
     with pytest.raises(UserError, match="environment nim has no 'perfekt'; did you mean perfect"):
         check_opponents(wanted, {"nim": ("random", "perfect")})
-    check_opponents(config.Opponents(bots=("random", "perfekt")), {"nim": ()})  # not in the mix
+    check_opponents(config.Opponents(bots={"random": 1.0, "perfekt": 1.0}), {"nim": ()})  # not in the mix
 
 
 def test_the_pool_spans_the_run_and_keeps_what_it_must():
@@ -120,7 +120,7 @@ def test_the_pool_spans_the_run_and_keeps_what_it_must():
 
 
 def test_seats_are_balanced_against_every_opponent():
-    opponents = pool(0, 1, 2, mix={"latest": 1, "uniform": 1, "bot": 1}, bots=("random",))
+    opponents = pool(0, 1, 2, mix={"latest": 1, "uniform": 1, "bot": 1}, bots={"random": 1.0})
     line_ups = opponents.line_ups(400, random.Random(0), PolicyRef("main", 25), env="kuhn")
     first = Counter(row[1] for r, row in enumerate(line_ups) if r % 2 == 0)
     second = Counter(row[0] for r, row in enumerate(line_ups) if r % 2 == 1)
@@ -128,7 +128,7 @@ def test_seats_are_balanced_against_every_opponent():
 
 
 def test_the_mix_is_drawn_by_weight_and_from_the_rng_alone():
-    opponents = pool(0, 1, 2, mix={"latest": 0.5, "uniform": 0.35, "bot": 0.15}, bots=("random",))
+    opponents = pool(0, 1, 2, mix={"latest": 0.5, "uniform": 0.35, "bot": 0.15}, bots={"random": 1.0})
     met = others(opponents, 4000, now=25)
     share = Counter("bot" if p.bot else "latest" if p.version == 25 else "past" for p in met)
     assert [share[k] / 4000 for k in ("latest", "past", "bot")] == pytest.approx([0.5, 0.35, 0.15], abs=0.05)
@@ -136,7 +136,7 @@ def test_the_mix_is_drawn_by_weight_and_from_the_rng_alone():
 
 
 def test_a_kind_without_anybody_leaves_its_weight_to_the_others():
-    opponents = pool(0, mix={"uniform": 1.0, "bot": 1.0}, bots=("random",))
+    opponents = pool(0, mix={"uniform": 1.0, "bot": 1.0}, bots={"random": 1.0})
     assert set(others(opponents, 40, now=0)) == {bot()}  # generation 0 is the newest weights themselves
     assert set(others(opponents, 40, now=1)) == {bot(), main(0)}
     assert set(others(pool(0, mix={"prioritised": 1.0}), 4, now=0)) == {main(0)}
@@ -146,10 +146,10 @@ def test_a_kind_without_anybody_leaves_its_weight_to_the_others():
     assert set(others(late, 4, now=23)) == {main(20)}
 
 
-def test_scripted_players_are_met_alike():
-    met = others(pool(0, mix={"bot": 1.0}, bots=("perfect", "random")), 4000, now=1)
+def test_scripted_players_are_met_by_weight():
+    met = others(pool(0, mix={"bot": 1.0}, bots={"perfect": 1.0, "random": 3.0}), 4000, now=1)
     share = Counter(player.bot for player in met)
-    assert share["perfect"] / 4000 == pytest.approx(0.5, abs=0.05) and share["random"] == 4000 - share["perfect"]
+    assert share["perfect"] / 4000 == pytest.approx(0.25, abs=0.04) and share["random"] == 4000 - share["perfect"]
 
 
 def test_every_past_kind_of_the_config_has_a_draw():
@@ -246,7 +246,7 @@ def test_the_state_is_bounded():
 
 def test_rating_games_meet_every_kept_one_and_every_bot_from_both_seats():
     opponents = pool(0, 1, 2)
-    row_of = opponents.rating_line_ups(PolicyRef("main", 20), bots=("random",), games=4)
+    row_of = opponents.rating_line_ups(PolicyRef("main", 20), bots={"random": 1.0}, games=4)
     met = Counter(row_of)
     for other in (main(0), main(10), bot()):
         assert met[main(20), other] == met[other, main(20)] == 2

@@ -22,8 +22,8 @@ class Opponents:
     alike or by how seldom they are beaten), fixed (those of `fixed`), bot (the scripted ones of `bots`)."""
     fixed: tuple[int, ...] = (0,)
     """Generations that mix.fixed draws from, all alike; always kept. One that is still to come is passed over."""
-    bots: tuple[str, ...] = ()
-    """Scripted players of the environment that mix.bot draws from, all alike."""
+    bots: Mapping[str, float] = field(default_factory=dict)
+    """Scripted players of the environment that mix.bot draws from, by weight."""
     pool: int = 8
     """Past generations kept loadable as opponents and to be rated against, besides 0 and the fixed ones. Beyond it the
     one closest to its neighbours in age goes, so that those kept span the whole run."""
@@ -44,9 +44,10 @@ class Opponents:
         check(self.exponent >= 0, "opponents.exponent", ">= 0", self.exponent)
         if self.drawn("fixed") and not self.fixed:
             raise UserError("opponents.mix.fixed needs opponents.fixed: the generations to play against")
-        check(len(set(self.bots)) == len(self.bots), "opponents.bots", "without repeats", self.bots)
+        for bot, weight in self.bots.items():
+            check(weight > 0, f"opponents.bots.{bot}", "> 0", weight)
         if self.drawn("bot") and not self.bots:
-            raise UserError("opponents.mix.bot needs opponents.bots: scripted players of the environment")
+            raise UserError("opponents.mix.bot needs opponents.bots: scripted players of the environment, by weight")
 
     def drawn(self, kind: OpponentKind) -> bool:
         """Whether opponents of a kind are drawn at all."""
