@@ -254,7 +254,7 @@ class LocalSampler:
                 state = state._replace(cache=grow(state.cache, slots=slots))
             state, drawn = _segment(
                 self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, at, steps,
-                spec.max_new_tokens, np.float32(spec.temperature),
+                spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
             )  # fmt: skip
             tokens, logprobs, still = jax.device_get(drawn) if self.mesh is None else fetch(drawn, self.mesh)
             self.slots_decoded += len(home) * steps
@@ -351,7 +351,7 @@ def _append(
     return decoder.last_hidden(hidden, count), cache
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5, static_argnames="only")
 def _segment(
     config: ModelConfig,
     eos_ids: tuple[int, ...],
@@ -364,8 +364,14 @@ def _segment(
     steps: Int[Array, ""],
     limit: Int[Array, ""],
     temperature: Float[Array, ""],
+    *,
+    only: bool = False,
 ) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"], Bool[Array, " R"]]]:
-    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows have ended."""
+    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows have ended.
+
+    Args:
+      only: one token a row is all there will be: nothing is fed back, as `extend` reads a row's last token again.
+    """
     shape = (len(alive), SEGMENT)
 
     def going(carry: Any) -> Any:
@@ -381,14 +387,11 @@ def _segment(
         else:
             token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
         token = jnp.where(alive, token, 0)
-        going_on = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
-        hidden, cache = jax.lax.cond(  # a row's last token is read when it is continued
-            going_on.any(),
-            lambda cache: decoder.decode_step(config, params, token, rows.position, cache),
-            lambda cache: (rows.hidden, cache),
-            rows.cache,
-        )
-        rows, alive = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed), going_on
+        hidden, cache = rows.hidden, rows.cache
+        if not only:
+            hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
+        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
+        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
         return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
     first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
