@@ -104,16 +104,14 @@ def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight
     assert any(not np.array_equal(a, b) for a, b in zip(base, arrays, strict=False))
 
 
-@pytest.mark.usefixtures("actors_find_programs")
-def test_two_actors_give_the_same_bits(small: Run, straight: Path, tmp_path: Path) -> None:
-    run = replace(small, cluster=replace(small.cluster, actors=2))
-    train(run, tmp_path / "run")
-    assert_same(small, tmp_path / "run", straight)
-
-
-@pytest.mark.proof
-@pytest.mark.parametrize("actors", [1, 3])
-def test_any_number_of_actors_gives_the_same_bits(actors: int, small: Run, straight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "actors", [pytest.param(1, marks=pytest.mark.proof), 2, pytest.param(3, marks=pytest.mark.proof)]
+)
+def test_any_number_of_actors_gives_the_same_bits(
+    actors: int, small: Run, straight: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if actors == 2:  # the short form
+        request.getfixturevalue("actors_find_programs")
     run = replace(small, cluster=replace(small.cluster, actors=actors))
     train(run, tmp_path / "run")
     assert_same(small, tmp_path / "run", straight)

@@ -246,7 +246,7 @@ def test_the_state_is_bounded():
 
 def test_rating_games_meet_every_kept_one_and_every_bot_from_both_seats():
     opponents = pool(0, 1, 2)
-    row_of = opponents.rating_line_ups(PolicyRef("main", 20), bots={"random": 1.0}, games=4)
+    row_of = opponents.rating_line_ups(PolicyRef("main", 20), bots=("random",), games=4)
     met = Counter(row_of)
     for other in (main(0), main(10), bot()):
         assert met[main(20), other] == met[other, main(20)] == 2

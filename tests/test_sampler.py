@@ -74,8 +74,9 @@ def test_logprobs_equal_a_fresh_forward(sampler, fresh, spec):
     contract.logprobs_equal_a_fresh_forward(sampler, fresh, spec)
 
 
-def test_a_continued_context_equals_a_fresh_forward(sampler, fresh):
-    contract.a_continued_context_equals_a_fresh_forward(sampler, fresh, SPEC)
+@pytest.mark.parametrize("tokens", [1, SPEC.max_new_tokens])
+def test_a_continued_context_equals_a_fresh_forward(tokens, sampler, fresh):
+    contract.a_continued_context_equals_a_fresh_forward(sampler, fresh, structs.replace(SPEC, max_new_tokens=tokens))
 
 
 def test_same_arguments_same_bits(sampler):
