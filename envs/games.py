@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, Self, TypeVar
 
 from envs import options
@@ -84,8 +85,12 @@ class GameState(Generic[P]):
     def player(self) -> int:
         return self.position.player()
 
+    @cached_property
+    def _actions(self) -> tuple[str, ...]:
+        return tuple([self.game.text_of(self.position, move) for move in self.position.moves()])
+
     def actions(self) -> tuple[str, ...]:
-        return tuple(self.game.text_of(self.position, move) for move in self.position.moves())
+        return self._actions
 
     def chances(self) -> tuple[tuple[GameState[P], float], ...]:
         return tuple((self.happens(outcome), probability) for outcome, probability in self.position.chances())
@@ -95,10 +100,10 @@ class GameState(Generic[P]):
         return self.game.arrive(self.position.after(outcome), self.views, self.told)
 
     def after(self, action: str) -> GameState[P]:
-        seat, moves = self.player(), self.position.moves()
-        move = next((move for move in moves if self.game.text_of(self.position, move) == action), None)
-        if move is None:
-            raise ValueError(f"{action!r} is no legal move, expected one of {self.actions()}")
+        seat, actions = self.player(), self.actions()
+        if action not in actions:
+            raise ValueError(f"{action!r} is no legal move, expected one of {actions}")
+        move = self.position.moves()[actions.index(action)]
         views = _replaced(self.views, seat, (*self.views[seat], Message("assistant", action)))
         told = _replaced(self.told, seat, len(self.position.seen(seat)) + len(move))
         return self.game.arrive(self.position.after(move), views, told)
@@ -288,9 +293,12 @@ class Play(Generic[P]):
         """Where the game stands."""
         return self._state
 
+    def _mover(self) -> int:
+        return OVER if self._loser is not None else self._state.player()
+
     def turn(self) -> Turn | None:
-        seat = self._state.player()
-        if seat < 0 or self._loser is not None:
+        seat = self._mover()
+        if seat < 0:
             return None
         return Turn(
             seat=seat,
@@ -299,11 +307,9 @@ class Play(Generic[P]):
         )
 
     def act(self, seat: int, text: str) -> None:
-        turn = self.turn()
-        if turn is None or seat != turn.seat:
-            raise ValueError(
-                f"seat {seat} cannot act: it is {'nobody' if turn is None else f'seat {turn.seat}'}'s turn"
-            )
+        mover = self._mover()
+        if mover < 0 or seat != mover:
+            raise ValueError(f"seat {seat} cannot act: it is {'nobody' if mover < 0 else f'seat {mover}'}'s turn")
         action = self._game.parse(self._state, text)
         if action is None:
             self._refuse(seat, text)
@@ -314,7 +320,7 @@ class Play(Generic[P]):
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Status `ok` for a seat that kept to the rules, whoever won; `illegal` for one that forfeited."""
-        if self.turn() is not None:
+        if self._mover() >= 0:
             raise ValueError("the game is not over")
         rule = self._game.illegal
         if self._loser is not None:

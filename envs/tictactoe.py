@@ -7,7 +7,7 @@ Compact: cells are `1` to `9`, row by row, and `a` to `i` where the other seat t
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -20,6 +20,11 @@ THEIRS = dict(zip(CELLS, "abcdefghi", strict=True))
 ROWS = tuple(map(set, ("123", "456", "789", "147", "258", "369", "159", "357")))
 
 
+def wins(cells: Iterable[str]) -> bool:
+    """Whether these cells hold three in a row."""
+    return any(map(frozenset(cells).issuperset, ROWS))
+
+
 @dataclass(frozen=True)
 class Board:
     """A position: the cells taken so far, x first."""
@@ -29,14 +34,17 @@ class Board:
     @cached_property
     def won(self) -> bool:
         """Whether the last move made three in a row."""
-        mine = set(self.line[-1::-2])
-        return any(row <= mine for row in ROWS)
+        return wins(self.line[-1::-2])
 
     def player(self) -> int:
         return OVER if self.won or len(self.line) == 9 else len(self.line) % 2
 
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        return tuple([cell for cell in CELLS if cell not in self.line])
+
     def moves(self) -> tuple[str, ...]:
-        return tuple(cell for cell in CELLS if cell not in self.line)
+        return self.free
 
     def chances(self) -> tuple[tuple[str, float], ...]:
         return ()
@@ -87,8 +95,8 @@ def _perfect(state: State, rng: random.Random) -> str:
     assert isinstance(state, GameState) and isinstance(state.position, Board)
     line = state.position.line
     values = [-minimax(*_sides(line + move)) for move in state.position.moves()]
-    best = [action for action, value in zip(state.actions(), values, strict=True) if value == max(values)]
-    return rng.choice(best)
+    largest = max(values)
+    return rng.choice([action for action, value in zip(state.actions(), values, strict=True) if value == largest])
 
 
 def _sides(line: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -99,7 +107,7 @@ def _sides(line: str) -> tuple[frozenset[str], frozenset[str]]:
 @cache
 def minimax(mine: frozenset[str], theirs: frozenset[str]) -> int:
     """Value of a board for the player to move: 1 won, 0 drawn, -1 lost, both playing perfectly; 5478 boards."""
-    if any(row <= theirs for row in ROWS):
+    if wins(theirs):
         return -1
     free = [cell for cell in CELLS if cell not in mine and cell not in theirs]
     return max((-minimax(theirs, mine | {cell}) for cell in free), default=0)

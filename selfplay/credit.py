@@ -255,9 +255,10 @@ def turn_rewards(reward: float, mask: np.ndarray, starts: Sequence[int], *, cred
 
 def turn_ends(mask: np.ndarray, starts: Sequence[int]) -> np.ndarray:
     """[n] bool: the last policy token of every turn."""
-    ends, turn = np.zeros(len(mask), bool), turn_numbers(len(mask), starts)
-    for number in range(len(starts)):
-        ends[np.flatnonzero(mask & (turn == number))[-1:]] = True
+    ends, chosen = np.zeros(len(mask), bool), np.flatnonzero(mask)
+    turn = turn_numbers(len(mask), starts)[chosen]
+    ends[chosen[:-1][turn[1:] > turn[:-1]]] = True
+    ends[chosen[-1:]] = True
     return ends
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from envs.base import Env, EnvError, Episode, Game, GameEpisode, Task, Turn, Verdict
+from envs.base import Bot, Env, EnvError, Episode, Game, State, Task, Turn, Verdict
 from selfplay.records import Player
 
 
@@ -84,8 +85,14 @@ class Match:
         self.episode = None
 
 
-def bot_move(env: Env, episode: Episode, bot: str, rng: random.Random) -> str:
-    """The move of a scripted player of a game."""
-    if not isinstance(env, Game) or not isinstance(episode, GameEpisode):
-        raise EnvError(f"environment {env.spec.name} has no scripted players")
-    return env.bots()[bot](episode.state, rng)
+def bots_of(env: Env) -> Mapping[str, Bot]:
+    """The scripted players of a game, by name; none of what is no game."""
+    return env.bots() if isinstance(env, Game) else {}
+
+
+def bot_move(bots: Mapping[str, Bot], episode: Episode, bot: str, rng: random.Random) -> str:
+    """The move of a scripted player, one of the `bots_of` the episode's environment."""
+    state: State | None = getattr(episode, "state", None)  # isinstance(GameEpisode) takes longer than the move
+    if state is None or bot not in bots:
+        raise EnvError(f"there is no scripted player {bot!r} for {type(episode).__name__}")
+    return bots[bot](state, rng)

@@ -25,7 +25,7 @@ from envs.base import (
     stable_seed,
 )
 from selfplay.config import Template
-from selfplay.match import Match, bot_move
+from selfplay.match import Match, bot_move, bots_of
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import Finish, GameResult, Player, PolicyRef, Role, SamplingSpec, Trajectory, Unit
 from selfplay.sampler import Context, Sampler
@@ -269,6 +269,7 @@ class Play:
         self._of: dict[int, list[Match]] = {}
         for match in self.matches:
             self._of.setdefault(match.index // unit.attempts, []).append(match)
+        self._scripted = bots_of(env)
         self._bot_seed = python_seed(unit.seed, Stream.MATCH, unit.generation, unit.step, unit.place)
         sides = dict.fromkeys((p, seat) for m in self.matches for seat, p in enumerate(m.players) if p.policy)
         self.voices = {
@@ -324,7 +325,7 @@ class Play:
         """Let scripted players move until a policy is to move, or the game is over."""
         while not match.over and (bot := match.mover[0].bot):
             seed = stable_seed("bot", self._bot_seed, match.index, match.moves)
-            match.act(match.mover[1], bot_move(self.env, match.playing, bot, random.Random(seed)))
+            match.act(match.mover[1], bot_move(self._scripted, match.playing, bot, random.Random(seed)))
 
     def _ply(self, voice: Voice, moving: Sequence[Match]) -> None:
         """One turn of some matches at the same seat, by the same policy."""

@@ -29,7 +29,7 @@ from selfplay.errors import UserError, nearest
 from selfplay.examine import run_of
 from selfplay.export import weights_of, which_generation
 from selfplay.folders import CONFIG
-from selfplay.match import Match, bot_move
+from selfplay.match import Match, bot_move, bots_of
 from selfplay.models import Params, load
 from selfplay.play import Speaker, Voice
 from selfplay.records import SEATS, Player, PolicyRef, SamplingSpec, Unit
@@ -239,7 +239,7 @@ def _mover(table: Table, side: Side, unit: Unit, match: Match, seat: int) -> Mov
 
     def scripted(words: Sequence[str]) -> str:
         rng = random.Random(stable_seed("bot", table.seed, unit.index, match.moves))
-        return bot_move(table.env, match.playing, side.player.bot, rng)
+        return bot_move(bots_of(table.env), match.playing, side.player.bot, rng)
 
     return scripted
 

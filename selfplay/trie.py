@@ -43,11 +43,11 @@ class Trie(msgspec.Struct, frozen=True):
         """
         state, rows = 0, []
         for token in np.asarray(ids).tolist():
-            place = np.flatnonzero(self.tokens[state] == token)
-            if token == NONE or not place.size:
-                raise ValueError(f"token {token} goes on with no legal move; {self.tokens[state].tolist()} do")
+            candidates = self.tokens[state].tolist()
+            if token == NONE or token not in candidates:
+                raise ValueError(f"token {token} goes on with no legal move; {candidates} do")
             rows.append(self.tokens[state])
-            state = int(self.after[state, place[0]])
+            state = int(self.after[state, candidates.index(token)])
         return np.stack(rows) if rows else np.zeros((0, self.tokens.shape[1]), np.int32)
 
 
@@ -158,8 +158,12 @@ def tables(tries: Sequence[Trie | None], rows: int) -> Allowed:
 
 def joined(kept: Sequence[np.ndarray]) -> np.ndarray:
     """Candidates of several turns, [n, K] each, as one array [n, K]."""
-    width = max(rows.shape[1] for rows in kept)
-    return np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1])), constant_values=NONE) for r in kept])
+    out = np.full((sum(map(len, kept)), max(rows.shape[1] for rows in kept)), NONE, np.int32)
+    start = 0
+    for rows in kept:
+        out[start : start + len(rows), : rows.shape[1]] = rows
+        start += len(rows)
+    return out
 
 
 def draw_allowed(
