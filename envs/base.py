@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
@@ -335,8 +335,18 @@ def nearest(name: str, valid: Iterable[str], *, count: int = 3) -> str:
 
 def digest(*parts: str) -> str:
     """A stable digest of some texts, 20 hexadecimal digits; no two lists of texts run together."""
-    texts = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return hashlib.sha256(b"".join([len(text).to_bytes(8, "big") + text for text in texts])).hexdigest()[:20]
+    return hashlib.sha256(b"".join(map(_framed, parts))).hexdigest()[:20]
+
+
+def _framed(part: str) -> bytes:
+    """A text behind its length."""
+    text = part.encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "big") + text
+
+
+@cache
+def _split_hash(env: str) -> hashlib._Hash:
+    return hashlib.sha256(_framed("split") + _framed(env))
 
 
 def stable_seed(*parts: str | int) -> int:
@@ -352,7 +362,9 @@ def split_of(env: str, family: str, *, held_out: float = 0.1) -> Split:
       family: canonical text that all aliases of a task share.
       held_out: share of the families that `dev` and `test` each get.
     """
-    u = int(digest("split", env, family)[:12], 16) / 16**12
+    hashed = _split_hash(env).copy()  # a generator asks for every draw: what all of them share is hashed once
+    hashed.update(_framed(family))
+    u = int.from_bytes(hashed.digest()[:6], "big") / 16**12
     if u < held_out:
         return "dev"
     return "test" if u < 2 * held_out else "train"

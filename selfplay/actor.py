@@ -23,9 +23,6 @@ from selfplay.records import Group, PolicyRef, Unit
 from selfplay.sampler import LocalSampler
 from selfplay.tree import build
 
-ENTRY = "selfplay.actor:make_worker"
-"""How a cluster is told to build actors."""
-
 
 class Actor:
     """Holds a sampler a policy and the environments met so far, and runs units."""

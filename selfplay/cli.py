@@ -74,16 +74,19 @@ def train(args: list[str]) -> int:
     recipe.check_envs(run)
     processes = run.hosts.processes if isinstance(run.hosts.processes, int) else run.mesh.devices
     prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices // processes)
-    from selfplay.hosts import join
-    from selfplay.models.config import read_config
-    from selfplay.models.hf import locate
+    from selfplay.actor_processes import early_actors
 
-    for policy in run.policies.values():
-        read_config(locate(policy.model))
-    from selfplay import learner
+    with early_actors(run) as actors:  # they import what they need while this process does
+        from selfplay.hosts import join
+        from selfplay.models.config import read_config
+        from selfplay.models.hf import locate
 
-    with join(run.hosts) as hosts:
-        learner.train(run, folder, resume=resume, hosts=hosts)
+        for policy in run.policies.values():
+            read_config(locate(policy.model))
+        from selfplay import learner
+
+        with join(run.hosts) as hosts:
+            learner.train(run, folder, resume=resume, hosts=hosts, actors=actors)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from selfplay.actor import ENTRY
+from selfplay.actor_processes import start_actors
 from selfplay.cluster.base import Cluster
 from selfplay.cluster.inprocess import InProcess
 from selfplay.cluster.local import LocalCluster
@@ -22,8 +22,9 @@ Spent = dict[str, float]
 class Crew:
     """Runs units, in the learner's process or in others; opened and closed by the learner."""
 
-    def __init__(self, run: Run, joint: Joint) -> None:
-        self._run, self._joint = run, joint
+    def __init__(self, run: Run, joint: Joint, actors: LocalCluster | None = None) -> None:
+        """What is opened first are `actors`, if there are any yet, and then anew each time."""
+        self._run, self._joint, self._early = run, joint, actors
         self._compilations, self._elsewhere = Compilations(), 0
 
     def open(self) -> None:
@@ -86,12 +87,11 @@ class Crew:
         return groups, spent
 
     def _opened(self) -> Cluster:
-        actors, plan = actors_of(self._run), self._run.cluster
-        if actors == 0:
+        if (actors := actors_of(self._run)) == 0:
             return InProcess(self._joint.worker())
-        if plan.threads == "auto":
-            raise ValueError("cluster.threads is fixed when a run is created")
-        return LocalCluster(actors, ENTRY, self._joint.worker_spec, threads=plan.threads, timeout_s=plan.timeout_s)
+        cluster, self._early = self._early or start_actors(self._run, actors), None
+        cluster.begin(self._joint.worker_spec)
+        return cluster
 
 
 def _add(spent: Spent, more: Mapping[str, float]) -> None:

@@ -19,6 +19,7 @@ from selfplay import recipe
 from selfplay.archive import TaskArchive
 from selfplay.arena import Arena
 from selfplay.checkpoint import Generations
+from selfplay.cluster import LocalCluster
 from selfplay.config import Run
 from selfplay.crew import Crew
 from selfplay.evaluate import dev_solve_rates, held_out_scores, moving_solve_rates, next_objective, objective_curves
@@ -57,10 +58,20 @@ from selfplay.units import (
 from selfplay.watch import Watch
 
 
-def train(run: Run, folder: Path, *, resume: bool = False, hosts: Hosts | None = None) -> None:
+def train(
+    run: Run,
+    folder: Path,
+    *,
+    resume: bool = False,
+    hosts: Hosts | None = None,
+    actors: LocalCluster | None = None,
+) -> None:
     """Train a run to its end, from its start or from the newest complete generation in `folder`.
 
     Of several processes, process 0 does so and the others follow it.
+
+    Args:
+      actors: those that wait already (`actor_processes.py`); the caller closes them. None = they are started here.
 
     Raises:
       UserError: something given cannot be used; nothing was written then.
@@ -69,7 +80,7 @@ def train(run: Run, folder: Path, *, resume: bool = False, hosts: Hosts | None =
     if hosts is not None and not hosts.leads:
         follow(hosts)
         return
-    learner = Learner(run, folder, hosts)
+    learner = Learner(run, folder, hosts, actors)
     restored = resume and learner.restore()
     if restored and learner.finished():
         why = f" ({learner.state.stopped})" if learner.state.stopped else ""
@@ -94,7 +105,7 @@ def train(run: Run, folder: Path, *, resume: bool = False, hosts: Hosts | None =
 class Learner:
     """One run's learner: its state, and the rooms that the loop calls."""
 
-    def __init__(self, run: Run, folder: Path, hosts: Hosts | None = None) -> None:
+    def __init__(self, run: Run, folder: Path, hosts: Hosts | None = None, actors: LocalCluster | None = None) -> None:
         self.run, self.folder = run, folder
         self.world = World({n: envs.make(n, **c.options) for n, c in run.envs.items()}, load_yoked(run))
         models = open_models(run)
@@ -104,7 +115,7 @@ class Learner:
         hosts = hosts or Hosts()
         self.generations = Generations(folder / "generations", run.output.keep, report=self._say, hosts=hosts)
         self.joint = Joint(run, folder, models, self.generations, hosts)
-        self.crew, self.arena = Crew(run, self.joint), Arena(run, self.world.envs, models)
+        self.crew, self.arena = Crew(run, self.joint, actors), Arena(run, self.world.envs, models)
         self.provenance = provenance(run, self.world.envs, models)
         self.models = {name: replace(model, params={}) for name, model in models.items()}
         """Without their weights: those are `joint`'s."""

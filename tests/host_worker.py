@@ -104,9 +104,9 @@ def draw_together(case: Case, hosts: Hosts, model: str, out: Path) -> None:
 def main(out: Path, case: Case, arguments: list[str]) -> int:
     train = learner.train
 
-    def draw_first(run: Run, folder: Path, *, resume: bool, hosts: Hosts) -> None:
+    def draw_first(run: Run, folder: Path, *, resume: bool, hosts: Hosts, actors: None) -> None:
         draw_together(case, hosts, run.policies["main"].model, out)
-        train(run, folder, resume=resume, hosts=hosts)
+        train(run, folder, resume=resume, hosts=hosts, actors=actors)
 
     learner.train = draw_first  # type: ignore[assignment]
     return cli.main(arguments)

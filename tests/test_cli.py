@@ -33,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch, here: Path) -> list[tuple[Run, Path
     """Stands in for the learner and the model folder: what `selfplay train` hands over."""
     calls: list[tuple[Run, Path, bool]] = []
     learner = types.ModuleType("selfplay.learner")
-    learner.train = lambda run, folder, *, resume, hosts: calls.append((run, folder, resume))  # type: ignore[attr-defined]
+    learner.train = lambda run, folder, *, resume, hosts, actors: calls.append((run, folder, resume))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "selfplay.learner", learner)
     monkeypatch.setattr("selfplay.learner", learner, raising=False)
     monkeypatch.setattr("selfplay.models.hf.locate", Path)
@@ -177,7 +177,7 @@ def test_yoked_takes_a_run_by_name(started, here: Path) -> None:
 
 
 def test_an_error_of_the_machine_has_another_exit_code(started, here: Path, monkeypatch, capfd) -> None:
-    def fail(run: Run, folder: Path, *, resume: bool, hosts: object) -> None:
+    def fail(run: Run, folder: Path, *, resume: bool, hosts: object, actors: object) -> None:
         raise ActorError("actor 0 died:\nexit code -9")
 
     monkeypatch.setattr(sys.modules["selfplay.learner"], "train", fail)

@@ -48,6 +48,7 @@ LEVELS = (
         "votes",
         "standing",
         "cluster",
+        "actor_processes",
         "hosts",
         "layout",
         "packing",

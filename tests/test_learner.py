@@ -22,7 +22,7 @@ from msgspec.structs import replace as replaced
 from small_runs import save_random, small_run
 
 import envs
-from selfplay import crew, evaluate, learner, models, recipe
+from selfplay import actor_processes, evaluate, learner, models, recipe
 from selfplay.cli import main
 from selfplay.config import Run
 from selfplay.errors import ActorError, CheckpointError, UserError
@@ -362,8 +362,8 @@ def test_a_dead_actor_ends_the_run(
         clusters[0]._actors[1].process.kill()
         return task_lines(*args)
 
-    LocalCluster, task_lines = crew.LocalCluster, learner.task_lines
-    monkeypatch.setattr(crew, "LocalCluster", opened)
+    LocalCluster, task_lines = actor_processes.LocalCluster, learner.task_lines
+    monkeypatch.setattr(actor_processes, "LocalCluster", opened)
     monkeypatch.setattr(learner, "task_lines", kill_one)  # at the end of step 1
     monkeypatch.setenv("NPROC", "2")
     folder = tmp_path / "run"

@@ -65,12 +65,12 @@ class _Actor:
 class LocalCluster:
     """Actor processes behind the `Cluster` protocol.
 
-    They start at once and in parallel; the first `run` waits for them.
+    They start at once and in parallel, and import what they need; the first `run` waits for them.
 
     Args:
       actors: K, 1 or more.
       entry: `module:function` that builds the worker in each actor.
-      spec: its argument: what msgpack can hold.
+      spec: its argument: what msgpack can hold; None = they wait for `begin`.
       threads: CPU threads of each actor; set before it imports anything.
       timeout_s: longest wait for one unit, one version or the start.
       platform: `JAX_PLATFORMS` of the actors.
@@ -82,7 +82,7 @@ class LocalCluster:
         self,
         actors: int,
         entry: str,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | None = None,
         *,
         threads: int,
         timeout_s: float = 600.0,
@@ -104,8 +104,15 @@ class LocalCluster:
         folder.mkdir(parents=True, exist_ok=True)
         environment = actor_environment(threads, platform)
         for index in range(actors):
-            self._actors.append(_start(index, folder / f"actor-{index}.log", environment))
-            self._send(self._actors[-1], Start(entry, dict(spec)))
+            self._actors.append(_start(index, folder / f"actor-{index}.log", environment, entry))
+        if spec is not None:
+            self.begin(spec)
+
+    def begin(self, spec: Mapping[str, Any]) -> None:
+        """Have every actor build its worker of `spec`; once, before anything is published."""
+        for actor in self._actors:
+            actor.heard = time.monotonic()
+            self._send(actor, Start(dict(spec)))
 
     def publish(self, policy: str, version: int, params: Params) -> None:
         """Write a version and tell every actor; returns without waiting for them."""
@@ -287,14 +294,14 @@ def actor_environment(threads: int, platform: str) -> dict[str, str]:
     return env
 
 
-def _start(index: int, log: Path, environment: Mapping[str, str]) -> _Actor:
+def _start(index: int, log: Path, environment: Mapping[str, str], entry: str) -> _Actor:
     """One actor process, alone in its process group, at the other end of a socket."""
     ours, theirs = socket.socketpair()
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _STALL_S, 0))
     with theirs, log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "selfplay.cluster.local_worker", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "selfplay.cluster.local_worker", str(theirs.fileno()), entry],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -1,11 +1,13 @@
-"""The actor process: `python -m selfplay.cluster.local_worker FD`, started by `local.py` and by nothing else.
+"""The actor process: `python -m selfplay.cluster.local_worker FD ENTRY`, started by `local.py` and by nothing else.
 
+It imports its worker's module at once, and builds the worker when it is told from what.
 A thread reads the socket all the time, so the learner never waits to send, and the actor ends at once when the
 learner is gone, even in the middle of a unit. An exception in the worker is told to the learner, then ends the actor.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
 import signal
@@ -36,11 +38,11 @@ def main(argv: list[str]) -> None:
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     sys.excepthook = _tell(pipe)
-    _serve(pipe, inbox)
+    _serve(pipe, inbox, argv[2])
 
 
-def _serve(pipe: Connection, inbox: Inbox) -> None:
-    worker = _build(pipe, inbox)
+def _serve(pipe: Connection, inbox: Inbox, entry: str) -> None:
+    worker = _build(pipe, inbox, entry)
     while not isinstance(message := inbox.get(), Stop):
         match message:
             case Load(ref, sheet):
@@ -58,14 +60,15 @@ def _serve(pipe: Connection, inbox: Inbox) -> None:
                 raise ValueError("a second Start message")
 
 
-def _build(pipe: Connection, inbox: Inbox) -> Worker:
+def _build(pipe: Connection, inbox: Inbox, entry: str) -> Worker:
     start = time.perf_counter()
+    importlib.import_module(entry.partition(":")[0])
     message = inbox.get()
     if isinstance(message, Stop):
         raise SystemExit(0)
     if not isinstance(message, Start):
         raise ValueError(f"the first message must be Start, got {type(message).__name__}")
-    worker = build_worker(message.entry, message.spec)
+    worker = build_worker(entry, message.spec)
     pipe.send_bytes(encode(Ready(time.perf_counter() - start)))
     return worker
 

@@ -11,9 +11,8 @@ from selfplay.records import Group, PolicyRef, Unit
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """First message to an actor: which worker to build."""
+    """First message to an actor: what to build its worker from."""
 
-    entry: str
     spec: dict[str, Any]
 
 

@@ -108,6 +108,16 @@ def test_threads_and_platform_are_set_before_the_actor_starts(pair: LocalCluster
     assert groups[0].proposal is not None and groups[0].proposal.text.endswith("threads 1")
 
 
+def test_actors_wait_to_be_told_what_they_are_and_leave_untold() -> None:
+    with LocalCluster(1, ENTRY, threads=1) as cluster:
+        cluster.begin(SPEC)
+        cluster.publish("main", 0, weights(0.5))
+        assert next(cluster.run([unit(3)]))[0].index == 3
+    with LocalCluster(2, ENTRY, threads=1) as untold:
+        pids = [a.process.pid for a in untold._actors]
+    assert not any(alive(pid) for pid in pids)
+
+
 def test_environment_of_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=false")
     env = actor_environment(3, "cpu")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from envs.base import SPLITS, EnvUserError, Proposable, Rejection, Task, split_of
+from envs.base import SPLITS, EnvUserError, Proposable, Rejection, Task, digest, split_of
 from envs.chain import Chain
 from envs.chain_rules import GUESS_STATES, LAST, OPERATORS, VALUE, guess_share, idle, normal_form, run
 
@@ -288,6 +288,12 @@ def outcome(env: Chain, text: str) -> str:
 )
 def test_rejections_by_name(env: Chain, text: str, reason: str) -> None:
     assert outcome(env, text) == reason
+
+
+@given(st.text(max_size=40))
+def test_a_split_follows_the_digest_of_env_and_family(family: str) -> None:
+    u = int(digest("split", "chain", family)[:12], 16) / 16**12
+    assert split_of("chain", family) == ("dev" if u < 0.1 else "test" if u < 0.2 else "train")
 
 
 def test_admission_follows_the_split_of_the_family() -> None:
