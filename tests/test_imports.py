@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -202,3 +204,8 @@ def test_every_room_exists_and_stands_in_the_readme(room: str) -> None:
 def test_records_and_errors_are_where_others_expect_them() -> None:
     assert set(records.ROLES) == set(get_args(records.Role))
     assert issubclass(errors.CheckpointError, errors.UserError)
+
+
+def test_actors_start_before_jax_is_imported() -> None:
+    lines = "import sys, selfplay.actor_processes; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", lines], check=True, timeout=60)
