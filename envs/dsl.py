@@ -10,6 +10,8 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from envs import options
 from envs.base import (
     EnvError,
@@ -33,6 +35,7 @@ from envs.dsl_payload import payload_of, plain, problem_of, program_of, value_of
 from envs.dsl_rules import (
     common_share,
     copied,
+    counting,
     draw_inputs,
     family_text,
     guessed,
@@ -66,8 +69,9 @@ class Dsl(SingleTurn):
 
     Each operator is one step of work: it stratifies deduce by the length of the worked answer, and abduce and induce
     by the size of what has to be searched. (Depth does not tell a chain from a bush, and steps depend on the input.)
-    Padding does not raise it, since every operator must count. Content and family do not depend on the surface form;
-    the family is the function that the program computes, so a held-out function is held out in every mode.
+    Padding does not raise it: every operator must count, or only those that do are counted (`padding`). Content and
+    family do not depend on the surface form; the family is the function that the program computes, so a held-out
+    function is held out in every mode.
 
     Args:
       form: "compact" (postfix letters, numbers modulo 10), "words" (expressions and English, for chat models), or
@@ -81,6 +85,8 @@ class Dsl(SingleTurn):
       propose_operators: smallest and largest number of operators in a proposal.
       guess_limit: a program of which one output is more common than this is refused as guessable.
       max_answer: characters of the longest worked answer, with its end; None = as the form has it.
+      padding: "refused" or "allowed": what becomes of a proposal with operators that do nothing. Where it is allowed
+        they are a part of the task, and do not count towards its difficulty.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Dsl(SingleTurn):
         propose_operators: Sequence[int] = (1, 12),
         guess_limit: float = 0.2,
         max_answer: int | None = None,
+        padding: str = "refused",
     ) -> None:
         self.form = FORMS[options.one_of("dsl", "form", form, FORMS)]
         moduli = self.form.moduli
@@ -114,6 +121,7 @@ class Dsl(SingleTurn):
         self.guess_limit = options.fraction("dsl", "guess_limit", guess_limit)
         answer = self.form.max_answer if max_answer is None else max_answer
         self.max_answer = options.whole("dsl", "max_answer", answer, least=16, most=10_000)
+        self.padding = options.one_of("dsl", "padding", padding, ("refused", "allowed")) == "allowed"
         variables = [variable for variable, kind in INPUTS.items() if kind in self.inputs]
         self._draws = [draw for v in variables if sizes(draw := Draw(v, self.operators, LITERALS), DIFFICULTIES[-1])]
         counts = {n for draw in self._draws for n in sizes(draw, DIFFICULTIES[-1])}
@@ -209,7 +217,8 @@ class Dsl(SingleTurn):
         family = family_text(proposed, found)
         if (split := split_of("dsl", family)) != "train":
             return Rejection("held_out", f"its function is in {split}")
-        return self._task("train", seed, -1, problem, family, "proposed", tuple(task.key for task in shown))
+        task = self._task("train", seed, -1, problem, family, "proposed", tuple(task.key for task in shown))
+        return msgspec.structs.replace(task, difficulty=counting(proposed, found)) if self.padding else task
 
     def unchecked(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | None:
         """The task of a proposal as it stands: with its truth where it can be run, else one that no answer solves."""
@@ -299,9 +308,10 @@ class Dsl(SingleTurn):
         """
         if problem is None or (found and FAULT in found.result(known.tree)):
             return Rejection("executes", f"a limit is exceeded (numbers {LIMIT}, lists {MAX_LIST}, steps {STEPS})")
-        if found and (word := idle(known, found)):
+        lenient = self.padding and found is not None
+        if found and not lenient and (word := idle(known, found)):
             return Rejection("bounds", f"{word} makes no difference")
-        if problem.mode != "induce" and (word := idle_on(known, problem.given, self.modulus)):
+        if problem.mode != "induce" and not lenient and (word := idle_on(known, problem.given, self.modulus)):
             return Rejection("bounds", f"{word} changes nothing here")
         if len(self.form.worked(problem)) >= self.max_answer:
             return Rejection("bounds", f"its answer is longer than {self.max_answer - 1} characters")

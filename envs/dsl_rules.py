@@ -25,6 +25,7 @@ from envs.dsl_lang import (
     Value,
     arguments,
     outer,
+    size,
     typed_kind,
     value_kind,
 )
@@ -97,15 +98,27 @@ def left_out(node: Node, found: Evaluation, levels: int = MAX_LEVELS) -> str:
     return next((op for op, shorter in _shortened(node, levels) if found.column(shorter) == whole), "")
 
 
-def _shortened(node: Node, levels: int) -> Iterator[tuple[str, Node]]:
-    """The tree with one operator replaced by an argument of its kind, and the word of that operator."""
+def counting(program: Program, found: Evaluation) -> int:
+    """How many operators are left, at least 1, once those are left out that make no difference on any probe.
+
+    Args:
+      found: of the probes.
+    """
+    tree, whole = program.tree, found.column(program.tree)
+    while simpler := next((t for _, t in _shortened(tree, MAX_LEVELS, deep=True) if found.column(t) == whole), None):
+        tree = simpler
+    return max(1, size(tree))
+
+
+def _shortened(node: Node, levels: int, *, deep: bool = False) -> Iterator[tuple[str, Node]]:
+    """The tree with one operator replaced by an argument of its kind, or any part (deep), and that operator's word."""
     if node.op not in OPERATORS or levels == 0:
         return
     kind = typed_kind(node)
     for place, arg in enumerate(node.args):
-        if (place < len(node.args) - 1 or node.op not in HIGHER) and typed_kind(arg) == kind:
-            yield node.op, arg
-        for op, shorter in _shortened(arg, levels - 1):
+        if place < len(node.args) - 1 or node.op not in HIGHER:
+            yield from ((node.op, part) for part in (outer(arg) if deep else (arg,)) if typed_kind(part) == kind)
+        for op, shorter in _shortened(arg, levels - 1, deep=deep):
             yield op, node._replace(args=(*node.args[:place], shorter, *node.args[place + 1 :]))
 
 

@@ -308,6 +308,21 @@ def test_padding_is_found() -> None:
         assert idle(known, on_probes(known.variable, 0)) == "", text
 
 
+def test_padding_that_is_allowed_does_not_count() -> None:
+    lenient = Dsl(form="words", padding="allowed")
+    for text, difficulty in (
+        ("reverse(reverse(sort(x))) where x = [3, 1, 2]", 1),
+        ("sort(unique(unique(x))) where x = [3, 1, 3]", 2),
+        ("length(map(x, v + 1)) * sum(x) where x = [3, 1, 2]", 3),
+        ("unique(prepend(x, 7)) where x = [3, 1, 2]", 2),  # does nothing on this input, but on others
+    ):
+        task = lenient.admit("deduce", text, (), 0)
+        assert isinstance(task, Task), text
+        assert task.difficulty == difficulty, text
+        assert outcome(WORDS, "deduce", text) == "bounds"
+    assert outcome(lenient, "deduce", "reverse(reverse(x)) where x = [3, 1, 2]") == "answer_in_prompt"
+
+
 def test_aliases_share_a_family_whatever_the_mode() -> None:
     for one, two in (
         ("n + 3", "3 + n"), ("sum(x)", "fold(x, 0, a + v)"), ("reverse(sort(x))", "reverse(sort(reverse(x)))"),
