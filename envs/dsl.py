@@ -217,8 +217,7 @@ class Dsl(SingleTurn):
         family = family_text(proposed, found)
         if (split := split_of("dsl", family)) != "train":
             return Rejection("held_out", f"its function is in {split}")
-        task = self._task("train", seed, -1, problem, family, "proposed", tuple(task.key for task in shown))
-        return msgspec.structs.replace(task, difficulty=counting(proposed, found)) if self.padding else task
+        return self._proposed(seed, problem, found, family, tuple(task.key for task in shown))
 
     def unchecked(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | None:
         """The task of a proposal as it stands: with its truth where it can be run, else one that no answer solves."""
@@ -233,7 +232,7 @@ class Dsl(SingleTurn):
             if problem is not None and FAULT not in found.result(known.tree):
                 family = family_text(known, found)
                 held_out = split_of("dsl", family) != "train"
-                return None if held_out else self._task("train", seed, -1, problem, family, "proposed", parents)
+                return None if held_out else self._proposed(seed, problem, found, family, parents)
         return said_task(mode, text.strip()[: 2 * self.max_answer], self.spec.version, seed, parents)
 
     def _varied(self, rng: random.Random, draw: Draw, count: int, found: Evaluation) -> Iterator[Program]:
@@ -326,6 +325,11 @@ class Dsl(SingleTurn):
     def _common(self, known: Program) -> float:
         """Share of random inputs on which the most common output is right."""
         return common_share(run_all(known, self._guess_inputs[known.takes], self.modulus))
+
+    def _proposed(self, seed: int, problem: Problem, found: Evaluation, family: str, parents: tuple[str, ...]) -> Task:
+        """The task of a proposal; padding, where it is allowed, does not count towards its difficulty."""
+        task = self._task("train", seed, -1, problem, family, "proposed", parents)
+        return msgspec.structs.replace(task, difficulty=counting(problem.program, found)) if self.padding else task
 
     def _task(
         self,

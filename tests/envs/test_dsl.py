@@ -319,6 +319,7 @@ def test_padding_that_is_allowed_does_not_count() -> None:
         task = lenient.admit("deduce", text, (), 0)
         assert isinstance(task, Task), text
         assert task.difficulty == difficulty, text
+        assert lenient.unchecked("deduce", text, (), 0) == task, text
         assert outcome(WORDS, "deduce", text) == "bounds"
     assert outcome(lenient, "deduce", "reverse(reverse(x)) where x = [3, 1, 2]") == "answer_in_prompt"
 
