@@ -129,7 +129,7 @@ class Dsl(SingleTurn):
             raise EnvUserError("dsl: option operators leaves no program over its inputs: name more of them")
         self.spec = EnvSpec(
             name="dsl",
-            version="2",
+            version="3",
             modes=MODES,
             difficulties=tuple(sorted(counts)),
             max_new_tokens=self.max_answer,
@@ -191,7 +191,7 @@ class Dsl(SingleTurn):
         if "said" in task.payload:
             return str(task.payload["said"])
         problem = problem_of(task)
-        return self.form.offer(problem.mode, problem.program, problem.given)
+        return self.form.offer(problem.program, problem.given)
 
     def shape(self, task: Task) -> str:
         """The letters of the operators, whatever their order, numbers and mode; ? of a program that cannot be run."""
@@ -202,7 +202,7 @@ class Dsl(SingleTurn):
 
     def admit(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | Rejection:
         """Turn a proposal into a task. Programs are safe and deterministic: those reasons never occur."""
-        read = self.form.read_offer(mode, text)
+        read = self.form.read_offer(text)
         if read is None:
             return Rejection("format", text[:80])
         proposed, given = read
@@ -222,12 +222,12 @@ class Dsl(SingleTurn):
     def unchecked(self, mode: str, text: str, shown: Sequence[Task], seed: int) -> Task | None:
         """The task of a proposal as it stands: with its truth where it can be run, else one that no answer solves."""
         parents = tuple(task.key for task in shown)
-        read = self.form.read_offer(mode, text)
+        read = self.form.read_offer(text)
         problem = None
-        if read is not None and (read[1] is None or value_kind(read[1]) == read[0].takes):
+        if read is not None and value_kind(read[1]) == read[0].takes:
             known, given = read
             found = on_probes(known.variable, self.modulus)
-            lawful = known.size <= MAX_PROPOSED and (given is None or within_limits(given, self.modulus))
+            lawful = known.size <= MAX_PROPOSED and within_limits(given, self.modulus)
             problem = self._problem(mode, known, given) if lawful else None
             if problem is not None and FAULT not in found.result(known.tree):
                 family = family_text(known, found)
@@ -254,22 +254,27 @@ class Dsl(SingleTurn):
                 yield base._replace(tree=tree)
             seen.add(tree)
 
-    def _problem(self, mode: str, known: Program, given: Value | None) -> Problem | None:
-        """The problem of a program and an input; None where a limit is exceeded. Induce has inputs of its own."""
-        if mode != "induce":
-            assert given is not None  # read_offer gives one in these modes
-            output = run(known, given, self.modulus)
-            return None if output is FAULT else Problem(mode, known, given, output, (), (), self.modulus)
-        seed = stable_seed("dsl examples", write_infix(known.tree), self.modulus)
-        asked = draw_inputs(known.takes, self.values, self.lengths, self.shown + self.held_back, seed)
+    def _problem(self, mode: str, known: Program, given: Value) -> Problem | None:
+        """The problem of a program and an input; None where a limit is exceeded.
+
+        Induce takes the input as its first example. The others are drawn by program and input: a program that comes up
+        again is asked for by other examples, and one that is proposed again with its input is the same task.
+        """
+        asked = [given]
+        if mode == "induce":
+            seed = stable_seed("dsl examples", write_infix(known.tree), self.modulus, infix_value(given))
+            drawn = draw_inputs(known.takes, self.values, self.lengths, self.shown + self.held_back, seed)
+            asked += [other for other in drawn if other != given][: self.shown + self.held_back - 1]
         outputs = run_all(known, asked, self.modulus)
         if FAULT in outputs:
             return None
+        if mode != "induce":
+            return Problem(mode, known, given, outputs[0], (), (), self.modulus)
         examples = tuple(zip(asked, outputs, strict=True))
         held_back = examples[self.shown :] or examples[-1:]
-        return Problem(mode, known, *examples[0], examples[: self.shown], held_back, self.modulus)
+        return Problem(mode, known, given, outputs[0], examples[: self.shown], held_back, self.modulus)
 
-    def _outside(self, known: Program, given: Value | None) -> str:
+    def _outside(self, known: Program, given: Value) -> str:
         """Which bound a proposal breaks; empty if none."""
         short, long = self.propose_operators
         if not short <= known.size <= long:
@@ -281,8 +286,6 @@ class Dsl(SingleTurn):
                 return f"operator {node.op} is not in use"
             if node.op == LITERAL and not within_limits(node.value, self.modulus):
                 return f"constant {node.value}, allowed up to {self.modulus - 1 if self.modulus else LIMIT}"
-        if given is None:
-            return ""
         if value_kind(given) != known.takes:
             return f"the input is no {known.takes}"
         few, many = self.lengths

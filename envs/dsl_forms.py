@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from envs.answers import last_match, tagged
-from envs.dsl_eval import reductions
-from envs.dsl_lang import INPUTS, OPERATORS, Node, Problem, Program, Slot, Value, nodes, program
+from envs.dsl_eval import Evaluation, reductions
+from envs.dsl_lang import FUNCTIONS, INPUTS, OPERATORS, Node, Problem, Program, Slot, Value, nodes, program
 from envs.dsl_syntax import (
     compact_value,
     infix_value,
@@ -52,11 +52,11 @@ class Form(Protocol):
     def read_program(self, text: str) -> Program | None:
         """The answer to induce found in a text, or None."""
 
-    def offer(self, mode: str, program: Program, given: Value) -> str:
-        """How a proposer writes a task."""
+    def offer(self, program: Program, given: Value) -> str:
+        """How a proposer writes a task, whatever its mode."""
 
-    def read_offer(self, mode: str, text: str) -> tuple[Program, Value | None] | None:
-        """The inverse of `offer`, or None; not checked against any bound. Induce has no input."""
+    def read_offer(self, text: str) -> tuple[Program, Value] | None:
+        """The inverse of `offer`, or None; not checked against any bound."""
 
     def ask(self, mode: str, offers: Sequence[str], limits: Limits) -> str:
         """What the proposer is shown."""
@@ -69,7 +69,8 @@ class Compact:
     """`xr3t@(3142)=`, answered `(2413)3t=(241)`: each step applies the first operator to the values before it.
 
     Abduce is `xr3t=(241)@`, answered by the same steps backwards and then the input; induce is
-    `(3142):(241);(97):(79)?`, answered by the program. Only what follows the last `=` is judged.
+    `(3142):(241);(97):(79)?`, answered `xr(2413)3t(241)=xr3t`: each operator with what it gives on the first example,
+    then the program. Only what follows the last `=` is judged.
     """
 
     moduli: tuple[int, ...] = (10,)
@@ -85,7 +86,8 @@ class Compact:
 
     def worked(self, problem: Problem) -> str:
         if problem.mode == "induce":
-            return write_compact(problem.program.tree)
+            found = Evaluation(problem.program.variable, [problem.given], problem.modulus)
+            return f"{_followed(problem.program.tree, found)}={write_compact(problem.program.tree)}"
         states = [write_compact(node) for node in reductions(problem.program, problem.given, problem.modulus)]
         if problem.mode == "deduce":
             return "=".join(states)
@@ -95,26 +97,35 @@ class Compact:
         return read_compact_value(text[text.rfind("=") + 1 :].strip())
 
     def read_program(self, text: str) -> Program | None:
-        tree = read_compact(text.strip())
+        tree = read_compact(text[text.rfind("=") + 1 :].strip())
         return program(tree) if tree else None
 
-    def offer(self, mode: str, program: Program, given: Value) -> str:
-        text = write_compact(program.tree)
-        return text if mode == "induce" else f"{text}@{compact_value(given)}"
+    def offer(self, program: Program, given: Value) -> str:
+        return f"{write_compact(program.tree)}@{compact_value(given)}"
 
-    def read_offer(self, mode: str, text: str) -> tuple[Program, Value | None] | None:
-        said, at, rest = text.strip().partition("@")
-        found = self.read_program(said)
-        given = read_compact_value(rest)
-        if found is None or (mode == "induce") == bool(at) or (at and given is None):
-            return None
-        return found, given if at else None
+    def read_offer(self, text: str) -> tuple[Program, Value] | None:
+        said, _, rest = text.strip().partition("@")
+        tree, given = read_compact(said), read_compact_value(rest)
+        found = program(tree) if tree else None
+        return None if found is None or given is None else (found, given)
 
     def ask(self, mode: str, offers: Sequence[str], limits: Limits) -> str:
         return mode[0].upper() + ("".join(f"{offer}?" for offer in offers) or "?")
 
     def propose_tokens(self, operators: int, numbers: int) -> int:
         return 5 * operators + numbers + 5
+
+
+def _followed(node: Node, found: Evaluation) -> str:
+    """A program in postfix letters, each operator outside small functions followed by its value on the one input."""
+    if node.op not in OPERATORS:
+        return write_compact(node)
+    operator = OPERATORS[node.op]
+    args = (
+        f"{{{write_compact(arg)}}}" if slot in FUNCTIONS else _followed(arg, found)
+        for arg, slot in zip(node.args, operator.slots, strict=True)
+    )
+    return "".join(args) + operator.letter + compact_value(found.column(node)[0])
 
 
 SLOT_NAMES: dict[Slot, str] = {
@@ -203,23 +214,20 @@ class Words:
         tree = read_infix(part.strip(" `\t\r\n."))
         return program(tree) if tree else None
 
-    def offer(self, mode: str, program: Program, given: Value) -> str:
-        text = write_infix(program.tree)
-        return text if mode == "induce" else f"{text} where {program.variable} = {infix_value(given)}"
+    def offer(self, program: Program, given: Value) -> str:
+        return f"{write_infix(program.tree)} where {program.variable} = {infix_value(given)}"
 
-    def read_offer(self, mode: str, text: str) -> tuple[Program, Value | None] | None:
+    def read_offer(self, text: str) -> tuple[Program, Value] | None:
         line = text.strip()
         line = line[line.rfind("\n") + 1 :].strip(" `.").lower()
-        said, where, rest = line.partition(" where ")
+        said, _, rest = line.partition(" where ")
         tree = read_infix(said)
         found = program(tree) if tree else None
-        if found is None or (mode == "induce") == bool(where):
-            return None
         variable, _, value = rest.partition("=")
         given = read_infix_value(value)
-        if where and (given is None or variable.strip() != found.variable):
+        if found is None or given is None or variable.strip() != found.variable:
             return None
-        return found, given if where else None
+        return found, given
 
     def ask(self, mode: str, offers: Sequence[str], limits: Limits) -> str:
         (few, many), (short, long), (low, high) = limits.lengths, limits.propose_operators, limits.values
@@ -231,7 +239,7 @@ class Words:
         shown = "Tasks so far:\n" + "\n".join(offers) + "\n" if offers else ""
         return (
             f"Invent one new {WANTED[mode]}, of this kind: "
-            f"{self.offer(mode, example, (3, 8, 5) if example.variable == 'x' else 4)}\n"
+            f"{self.offer(example, (3, 8, 5) if example.variable == 'x' else 4)}\n"
             f"Take {given}, of numbers from {low} to {high}, and {short} to {long} of these operators:{known}\n"
             f"Every operator must make a difference.{numbers_note(limits.modulus)}\n"
             f"{shown}Write only the new task, on one line."
@@ -244,7 +252,7 @@ class Words:
 WANTED = {
     "deduce": "expression whose value is to be worked out",
     "abduce": "expression whose input is to be found from its value",
-    "induce": "expression that is to be found from its values",
+    "induce": "expression that is to be found from its values, with a first input",
 }
 """What a proposer is asked for, by mode."""
 
