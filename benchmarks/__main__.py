@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.parser import Parser
 from selfplay.cli import prepare_jax
+from selfplay.cores import row_parts
 from selfplay.errors import SelfplayError, UserError, nearest, report
 
 
@@ -87,7 +88,7 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
 
     options = {option: given[option] for option in ("repeats", *command.options)}
     found = importlib.import_module(f"benchmarks.{command.module}").run(
-        open_subject(given["model"], given["dtype"]), **options
+        open_subject(given["model"], given["dtype"], given["threads"]), **options
     )
     return {"benchmark": name, **given, **found}
 
@@ -113,7 +114,7 @@ def fix_threads(threads: int) -> None:
         raise UserError(f"--threads {threads}: this machine gives the process {len(usable)} cores")
     os.sched_setaffinity(0, usable[:threads])
     os.environ.update(OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
-    prepare_jax(threads=threads)
+    prepare_jax(threads=threads, devices=row_parts(threads))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from benchmarks.machine import machine
 from benchmarks.subject import Subject, seconds
 from benchmarks.work import rollout_seconds
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.sampler import LocalSampler
 from selfplay.streams import Stream, row_keys
 from selfplay.written import Completion
 
@@ -56,7 +55,7 @@ class Draw:
 
     def __init__(self, subject: Subject, prompts: list[np.ndarray], spec: SamplingSpec, attempts: int = 1) -> None:
         self.subject, self.prompts, self.spec, self.attempts = subject, prompts, spec, attempts
-        self.sampler = LocalSampler(subject.config, subject.tokenizer)
+        self.sampler = subject.sampler()
 
     def __call__(self, step: int) -> tuple[float, list[Completion]]:
         """Seconds of the whole call, and what it drew."""

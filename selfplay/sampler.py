@@ -38,7 +38,7 @@ from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
 from selfplay.models.lora import join, no_adapter, split
-from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
+from selfplay.models.sharding import batch_parts, batch_sharding, by_rows, fetch, parameter_shardings, place
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.trie import Trie, draw_allowed, tables
@@ -206,7 +206,8 @@ class LocalSampler:
         texts = [contexts[row][-1 - new[row].size :] for row in going]
         read, count = pad(texts, room, few_tokens(max((t.size for t in texts), default=1)))
         _, position = pad([contexts[row] for row in going], room)
-        hidden, part = _append(self.config, params, self._split(read), count, np.maximum(position - count, 0), part)
+        start, mesh = np.maximum(position - count, 0), self._mesh_of(room)
+        hidden, part = _append(self.config, mesh, params, self._split(read), count, start, part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
         state = self._rows(hidden, position, keys[going], part, spec.max_new_tokens, moves)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
@@ -253,8 +254,8 @@ class LocalSampler:
             if (slots := slot_bucket(reach)) > slots_of(state.cache):
                 state = state._replace(cache=grow(state.cache, slots=slots))
             state, drawn = _segment(
-                self.config, self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state, alive, at, steps,
-                spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
+                self.config, self._mesh_of(len(home)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state,
+                alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
             )  # fmt: skip
             tokens, logprobs, still = jax.device_get(drawn) if self.mesh is None else fetch(drawn, self.mesh)
             self.slots_decoded += len(home) * steps
@@ -302,10 +303,12 @@ class LocalSampler:
 
     def _split(self, rows: Any) -> Any:
         """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
-        count = len(jax.tree.leaves(rows)[0])
-        if self.mesh is None or count % self._parts:
-            return rows
-        return place(rows, batch_sharding(self.mesh))
+        mesh = self._mesh_of(len(jax.tree.leaves(rows)[0]))
+        return rows if mesh is None else place(rows, batch_sharding(mesh))
+
+    def _mesh_of(self, rows: int) -> Mesh | None:
+        """The mesh that so many rows are split over; None where they do not divide, and every device has them all."""
+        return None if rows % self._parts else self.mesh
 
     def _of(self, ref: PolicyRef) -> Params:
         if ref not in self._params:
@@ -338,22 +341,29 @@ class LocalSampler:
 _prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=6)
 def _append(
     config: ModelConfig,
+    mesh: Mesh | None,
     params: Params,
     ids: Int[Array, "R T"],
     count: Int[Array, " R"],
     start: Int[Array, " R"],
     cache: Cache,
 ) -> tuple[Float[Array, "R D"], Cache]:
-    hidden, cache = decoder.extend(config, params, ids, start, cache)
-    return decoder.last_hidden(hidden, count), cache
+    def read(
+        params: Params, ids: jax.Array, count: jax.Array, start: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        hidden, cache = decoder.extend(config, params, ids, start, cache)
+        return decoder.last_hidden(hidden, count), cache
+
+    return by_rows(read, mesh, 1)(params, ids, count, start, cache)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5, static_argnames="only")
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=6, static_argnames="only")
 def _segment(
     config: ModelConfig,
+    mesh: Mesh | None,
     eos_ids: tuple[int, ...],
     top_k: int,
     top_p: float,
@@ -367,36 +377,44 @@ def _segment(
     *,
     only: bool = False,
 ) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"], Bool[Array, " R"]]]:
-    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows have ended.
+    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows of a device have ended.
 
     Args:
+      mesh: what rows are split over; None = nothing is.
       only: one token a row is all there will be: nothing is fed back, as `extend` reads a row's last token again.
     """
-    shape = (len(alive), SEGMENT)
 
-    def going(carry: Any) -> Any:
-        i, _, alive, *_ = carry
-        return (i < steps) & alive.any()
+    def run(
+        params: Params, steps: jax.Array, limit: jax.Array, temperature: jax.Array, rows: Rows, alive: jax.Array,
+        drawn: jax.Array,
+    ) -> tuple[Rows, tuple[jax.Array, jax.Array, jax.Array]]:  # fmt: skip
+        shape = (len(alive), SEGMENT)
 
-    def step(carry: Any) -> Any:
-        i, rows, alive, tokens, logprobs = carry
-        uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
-        scores = decoder.logits(config, params, rows.hidden)
-        if (allowed := rows.allowed) is None:
-            token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
-        else:
-            token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
-        token = jnp.where(alive, token, 0)
-        hidden, cache = rows.hidden, rows.cache
-        if not only:
-            hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
-        rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
-        alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
-        return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
+        def going(carry: Any) -> Any:
+            i, _, alive, *_ = carry
+            return (i < steps) & alive.any()
 
-    first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-    _, rows, alive, tokens, logprobs = jax.lax.while_loop(going, step, first)
-    return rows, (tokens, logprobs, alive)
+        def step(carry: Any) -> Any:
+            i, rows, alive, tokens, logprobs = carry
+            uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
+            scores = decoder.logits(config, params, rows.hidden)
+            if (allowed := rows.allowed) is None:
+                token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
+            else:
+                token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
+            token = jnp.where(alive, token, 0)
+            hidden, cache = rows.hidden, rows.cache
+            if not only:
+                hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
+            rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
+            alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
+            return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
+
+        first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
+        _, rows, alive, tokens, logprobs = jax.lax.while_loop(going, step, first)
+        return rows, (tokens, logprobs, alive)
+
+    return by_rows(run, mesh, 4)(params, steps, limit, temperature, rows, alive, drawn)
 
 
 _NOTHING = np.zeros(0, np.int32)

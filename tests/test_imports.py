@@ -21,6 +21,7 @@ LEVELS = (
     {
         "selfplay",
         "config",
+        "cores",
         "errors",
         "records",
         "streams",

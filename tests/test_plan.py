@@ -121,7 +121,7 @@ def test_weights_that_a_decode_gathers_are_counted():
     cache = jax.tree.map(lambda x: split(*x.shape), shapes)
     state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), cache)
     arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
-    held = _segment.lower(config, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes
+    held = _segment.lower(config, mesh, (2,), 0, 1.0, params, *arguments).compile().memory_analysis().temp_size_in_bytes
     assert model_bytes(config, "float32") / 2 == pytest.approx(held - device_bytes(cache), rel=0.15)
 
 

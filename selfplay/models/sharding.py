@@ -5,16 +5,18 @@ Axes: `data` repeats the parameters and splits the batch, `fsdp` splits both, `t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from selfplay.cores import row_parts
 from selfplay.errors import UserError
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Params
+from selfplay.models.decoder import Params, abstract_params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -22,6 +24,7 @@ BATCH_AXES = ("data", "fsdp")
 """Mesh axes that share the rows of a batch."""
 
 P = PartitionSpec
+T = TypeVar("T")
 
 KERNEL_SPECS: dict[str, PartitionSpec] = {
     "attn.q": P("fsdp", "tensor"),
@@ -154,6 +157,47 @@ def _whole(mesh: Mesh, tree: Any) -> Any:
 def batch_parts(mesh: Mesh) -> int:
     """Devices (or groups of `tensor` devices) that share the rows of a batch."""
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+SMALL = 64 * 2**20
+"""Bytes of weights that several cores can as well read each for itself."""
+
+
+def rows_mesh(config: ModelConfig, dtype: Any, threads: int) -> Mesh | None:
+    """Where a process with no mesh of its own samples from a small model on CPU: its threads share the rows.
+
+    Larger models are read from memory at every token, which threads do faster together. None = on the first device.
+
+    Args:
+      dtype: of the weights.
+      threads: of the process; it should have as many devices as `row_parts` says.
+    """
+    parts, weights = row_parts(threads), sum(x.size for x in jax.tree.leaves(abstract_params(config)))
+    if jax.default_backend() != "cpu" or parts == 1 or weights * np.dtype(dtype).itemsize > SMALL:
+        return None
+    return make_mesh(data=parts)
+
+
+def by_rows(f: Callable[..., T], mesh: Mesh | None, whole: int) -> Callable[..., T]:
+    """`f` with each device at its own rows, without a word to the others; all of its results are split by rows.
+
+    The compiler cannot see that rows keep to themselves. Left to it, devices exchange what they write into their caches
+    in every layer, and a loop that ends when all rows have ended asks all of them at every turn. Where `tensor` splits
+    heads it is left to it nevertheless: those devices must talk, and turn by turn alike.
+
+    Args:
+      mesh: None = `f` as it is.
+      whole: how many of the arguments, the first ones, every device needs whole; the others are split by rows.
+    """
+    if mesh is None or mesh.shape["tensor"] > 1:
+        return f
+    rows = P(BATCH_AXES)
+
+    def spread(*args: Any) -> T:
+        specs = tuple(P() if place < whole else rows for place in range(len(args)))
+        return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(*args)
+
+    return spread
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
