@@ -454,7 +454,7 @@ def assert_path_taken(name: str, steps: list[dict[str, Any]], opened: Learner) -
         assert len(opened.state.memory.lessons) == steps[-1]["memory/lessons"]
 
 
-AZR = ("azr", "azr-frozen", "azr-released", "soc")
+AZR = ("azr", "azr-frozen", "azr-python", "azr-released", "soc")
 GAMES = ("fixed-opponent", "league", "spiral", "spiral-no-rae", "ppo-tictactoe")
 COVERED = ("quickstart", "rlvr", "pretrained", *AZR, *GAMES)
 """Recipes whose every path through the loop another test or recipe takes; games: test_games_run.py."""

@@ -20,6 +20,7 @@ ALL = (
     "quickstart-ppo",
     "azr",
     "azr-frozen",
+    "azr-python",
     "azr-released",
     "expert-iteration",
     "fixed-opponent",
