@@ -78,7 +78,7 @@ def test_a_run_stands_beside_its_base(short: Path, capsys: pytest.CaptureFixture
 
 
 def test_one_mode_alone_is_scored(capsys: pytest.CaptureFixture[str]) -> None:
-    """`tiny-dsl` is sure of small deductions; of all modes it would get three quarters at most: it induces few."""
+    """`tiny-dsl` is sure of small deductions; of all modes it would get two thirds at most: it knows no induction."""
     evaluate_command("tiny-dsl", env="dsl", mode="deduce", samples=1, tasks=6)
     assert float(capsys.readouterr().out.splitlines()[4].split(" | ")[1].rstrip(" |")) > 0.8
 

@@ -31,7 +31,7 @@ from selfplay.models.hub import fetch, is_id
 from selfplay.models.sharding import parameter_shardings
 from selfplay.models.tokenizer import FILES, Tokenizer, load_tokenizer
 
-EMBEDDED = ("tiny", "tiny-dsl")
+EMBEDDED = ("tiny", "tiny-dsl", "tiny-dsl-induce")
 """Names of models that come with the package, in selfplay/assets."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
