@@ -171,7 +171,7 @@ def test_what_recipes_need_on_an_environment_comes_with_it_and_below_flags() -> 
 def test_auto_is_the_embedded_model_that_knows_the_environment(tmp_path: Path) -> None:
     models = {env: recipe.resolve("azr", env=env).policies["main"].model for env in ("chain", "dsl", "sums")}
     assert models == {"chain": "tiny", "dsl": "tiny-dsl", "sums": "tiny"}
-    assert set(recipe.EMBEDDED.values()) | {"tiny"} == set(EMBEDDED)
+    assert set(recipe.EMBEDDED.values()) | {"tiny"} <= set(EMBEDDED)
     mine = write(tmp_path, 'base = "quickstart"\n[policies.main]\nmodel = "elsewhere"\n')
     assert recipe.resolve(mine, env="dsl").policies["main"].model == "elsewhere"
     assert {p.model for p in recipe.resolve("rzero", env="dsl").policies.values()} == {"tiny-dsl"}
