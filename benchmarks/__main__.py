@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks.parser import Parser
 from selfplay.cli import prepare_jax
-from selfplay.cores import row_parts
 from selfplay.errors import SelfplayError, UserError, nearest, report
 
 
@@ -83,12 +82,12 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")
-    fix_threads(given["threads"])
+    fix_threads(given["threads"], given["devices"])
     from benchmarks.subject import open_subject
 
     options = {option: given[option] for option in ("repeats", *command.options)}
     found = importlib.import_module(f"benchmarks.{command.module}").run(
-        open_subject(given["model"], given["dtype"], given["threads"]), **options
+        open_subject(given["model"], given["dtype"], given["devices"]), **options
     )
     return {"benchmark": name, **given, **found}
 
@@ -98,13 +97,14 @@ def _parser(name: str, command: Command) -> Parser:
     parser.add_argument("--model", default="bench-tiny", help="tiny, bench-tiny (3.3 M parameters), or a folder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads, on as many cores")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices that share the rows of sampling")
     parser.add_argument("--repeats", type=int, default=5)
     for option, default in command.options.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=type(default), default=default)
     return parser
 
 
-def fix_threads(threads: int) -> None:
+def fix_threads(threads: int, devices: int) -> None:
     """Keep this process, and every thread that it starts, to so many cores; XLA makes as many threads of its own.
 
     XLA on CPU takes the size of its pool from NPROC when jax is first imported, and never more than the usable cores.
@@ -114,7 +114,7 @@ def fix_threads(threads: int) -> None:
         raise UserError(f"--threads {threads}: this machine gives the process {len(usable)} cores")
     os.sched_setaffinity(0, usable[:threads])
     os.environ.update(OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
-    prepare_jax(threads=threads, devices=row_parts(threads))
+    prepare_jax(threads=threads, devices=devices)
 
 
 if __name__ == "__main__":

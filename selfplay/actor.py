@@ -17,7 +17,6 @@ from selfplay.config import Policy
 from selfplay.models.config import read_config
 from selfplay.models.hf import locate
 from selfplay.models.lora import with_adapter
-from selfplay.models.sharding import rows_mesh
 from selfplay.models.tokenizer import load_tokenizer
 from selfplay.play import Speaker
 from selfplay.records import Group, PolicyRef, Unit
@@ -55,11 +54,10 @@ class Actor:
 
 
 def make_worker(spec: Mapping[str, Any], mesh: Mesh | None = None) -> Actor:
-    """An actor from {"policies": {name: a config.Policy as a table}, "threads": n}; weights come later, by version.
+    """An actor from {"policies": {name: a config.Policy as a table}}; the weights come later, by version.
 
     Args:
-      mesh: where an actor within the learner samples; None = on this process's first device, or shared by its threads
-        (1 unless said otherwise).
+      mesh: where an actor within the learner samples; None = on this process's first device.
     """
     return Actor(make_speakers(spec, mesh))
 
@@ -71,6 +69,5 @@ def make_speakers(spec: Mapping[str, Any], mesh: Mesh | None = None) -> dict[str
         policy = build(Policy, table)
         folder = locate(policy.model)
         tokenizer, config = load_tokenizer(folder), with_adapter(read_config(folder), policy.lora)
-        where = mesh or rows_mesh(config, policy.dtype, spec.get("threads", 1))
-        speakers[name] = Speaker(LocalSampler(config, tokenizer, where), tokenizer, config.max_positions)
+        speakers[name] = Speaker(LocalSampler(config, tokenizer, mesh), tokenizer, config.max_positions)
     return speakers

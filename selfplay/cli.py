@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfplay.arguments import Parser, pull_switch, pull_value
-from selfplay.cores import row_parts
 from selfplay.errors import SelfplayError, UserError, nearest, report
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def train(args: list[str]) -> int:
     run = recipe.fix_threads(run)
     recipe.check_envs(run)
     processes = run.hosts.processes if isinstance(run.hosts.processes, int) else run.mesh.devices
-    threads, devices = run.cluster.threads, run.mesh.devices // processes
-    prepare_jax(threads=threads, devices=row_parts(int(threads)) if processes == run.mesh.devices == 1 else devices)
+    prepare_jax(threads=run.cluster.threads, devices=run.mesh.devices // processes)
     from selfplay.actor_processes import early_actors
 
     with early_actors(run) as actors:  # they import what they need while this process does
@@ -116,8 +114,7 @@ def _plan(
 def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
     """Set what jax reads when it is first imported: CPU threads (they fix a run's bits), and the compilation cache.
 
-    Where the CPU is all there is, it stands in for as many `devices` as the mesh, or the rows of sampling, ask for,
-    unless told otherwise.
+    Where the CPU is all there is, it stands in for as many `devices` as the mesh asks for, unless told otherwise.
     """
     if threads != "auto":
         os.environ["NPROC"] = str(threads)

@@ -137,11 +137,7 @@ class Joint:
         referred = kl.place != "none" and kl.reference == "base"
         self._keeps_base = referred or begin == "base" or run.alarms.rolls_back
         paths = {name: replace(policy, model=str(models[name].path)) for name, policy in run.policies.items()}
-        threads = 1 if run.cluster.threads == "auto" else run.cluster.threads
-        self.worker_spec: dict[str, Any] = {
-            "policies": {name: plain(policy) for name, policy in paths.items()},
-            "threads": threads,
-        }
+        self.worker_spec: dict[str, Any] = {"policies": {name: plain(policy) for name, policy in paths.items()}}
         """What an actor is made from."""
         self._prepared: list[Future[None]] = []
         self.previous: dict[str, Params] = {}

@@ -21,7 +21,6 @@ LEVELS = (
     {
         "selfplay",
         "config",
-        "cores",
         "errors",
         "records",
         "streams",

@@ -10,10 +10,9 @@ from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay.caches import slots_of
-from selfplay.cores import row_parts
 from selfplay.draw import draw
 from selfplay.models import forward, logits, printable_ascii
-from selfplay.models.sharding import SMALL, make_mesh, rows_mesh
+from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.sampler import LocalSampler
 from selfplay.trie import grow
@@ -262,24 +261,6 @@ def test_on_a_mesh_the_same_tokens_are_drawn(shape, params, sampler):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a.ids, b.ids)
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
-
-
-def test_the_threads_of_a_cpu_share_the_rows_of_a_small_model(params, sampler):
-    assert [row_parts(n) for n in (1, 2, 3, 4, 7, 8, 64)] == [1, 2, 2, 4, 4, 8, 8]
-    assert rows_mesh(CONFIG, "float32", 1) is None
-    wide = replace(CONFIG, vocab_size=SMALL // (4 * CONFIG.hidden_size) + 1)
-    assert rows_mesh(wide, "float32", 4) is None  # read from memory at every token
-    mesh = rows_mesh(CONFIG, "float32", 4)
-    assert mesh is not None and dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 1}
-    spread = LocalSampler(CONFIG, printable_ascii(), mesh)
-    spread.load(REF, params)
-    for one, other in zip(
-        spread.start(REF, prompts(2), keys(8), SPEC, attempts=4)[0],
-        sampler.start(REF, prompts(2), keys(8), SPEC, attempts=4)[0],
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one.ids, other.ids)
-        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
 def test_rows_held_to_moves_equal_a_fresh_forward_among_the_candidates(sampler, fresh):

@@ -24,7 +24,6 @@ import msgspec
 from selfplay.cluster.base import Params, Result, check_refs
 from selfplay.cluster.messages import Done, Drop, Failed, Load, Loaded, Ready, Run, Start, Stop, ToActor, ToLearner
 from selfplay.cluster.weights import Sheet, WeightStore
-from selfplay.cores import row_parts
 from selfplay.errors import ActorError
 from selfplay.records import PolicyRef, Unit, decode, encode
 
@@ -272,7 +271,7 @@ class LocalCluster:
 
 
 def actor_environment(threads: int, platform: str) -> dict[str, str]:
-    """The environment of an actor process: this one's, with its own threads, platform, and devices that share rows.
+    """The environment of an actor process: this one's, with its own threads, platform and one device.
 
     A compilation cache that was set through `jax.config` is passed on.
     """
@@ -280,7 +279,7 @@ def actor_environment(threads: int, platform: str) -> dict[str, str]:
     env.update(NPROC=str(threads), OMP_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS=str(threads))
     env["JAX_PLATFORMS"] = platform
     env["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
-    env["JAX_NUM_CPU_DEVICES"] = str(row_parts(threads))
+    env.pop("JAX_NUM_CPU_DEVICES", None)
     flags = [f for f in env.get("XLA_FLAGS", "").split() if "xla_force_host_platform_device_count" not in f]
     env["XLA_FLAGS"] = " ".join(flags)
     if "jax" in sys.modules:

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from selfplay.cores import row_parts
 from selfplay.errors import UserError
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Params, abstract_params
+from selfplay.models.decoder import Params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -157,25 +156,6 @@ def _whole(mesh: Mesh, tree: Any) -> Any:
 def batch_parts(mesh: Mesh) -> int:
     """Devices (or groups of `tensor` devices) that share the rows of a batch."""
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
-
-
-SMALL = 64 * 2**20
-"""Bytes of weights that several cores can as well read each for itself."""
-
-
-def rows_mesh(config: ModelConfig, dtype: Any, threads: int) -> Mesh | None:
-    """Where a process with no mesh of its own samples from a small model on CPU: its threads share the rows.
-
-    Larger models are read from memory at every token, which threads do faster together. None = on the first device.
-
-    Args:
-      dtype: of the weights.
-      threads: of the process; it should have as many devices as `row_parts` says.
-    """
-    parts, weights = row_parts(threads), sum(x.size for x in jax.tree.leaves(abstract_params(config)))
-    if jax.default_backend() != "cpu" or parts == 1 or weights * np.dtype(dtype).itemsize > SMALL:
-        return None
-    return make_mesh(data=parts)
 
 
 def by_rows(f: Callable[..., T], mesh: Mesh | None, whole: int) -> Callable[..., T]:

@@ -121,7 +121,6 @@ def test_actors_wait_to_be_told_what_they_are_and_leave_untold() -> None:
 def test_environment_of_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=false")
     env = actor_environment(3, "cpu")
-    assert env["JAX_NUM_CPU_DEVICES"] == "2"  # that share the rows of sampling
     assert (env["NPROC"], env["OMP_NUM_THREADS"], env["JAX_PLATFORMS"]) == ("3", "3", "cpu")
     assert env["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
 
