@@ -33,12 +33,14 @@ GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
 SHARED = {"micro_rows": 2, "row_tokens": 640}  # a row holds a prompt and its eight answers: 63 + 8 x 65 tokens
 COMMANDS = {
     "rollout": Command(
-        "rollout", "tokens drawn a second, all of one length", {"batch": 32, "prompt_tokens": 64, "new_tokens": 128}
+        "rollout",
+        "tokens drawn a second, all of one length",
+        {"batch": 32, "prompt_tokens": 64, "new_tokens": 128, "devices": 1},
     ),
     "rollout-mixed": Command(
         "rollout_mixed",
         "tokens drawn a second, groups that share a prompt, lengths geometric",
-        {"tasks": 16, "group": 8, "prompt_tokens": 64, "new_tokens": 256, "mean_tokens": 48, "slots": 0},
+        {"tasks": 16, "group": 8, "prompt_tokens": 64, "new_tokens": 256, "mean_tokens": 48, "slots": 0, "devices": 1},
     ),
     "update": Command(
         "update", "tokens trained a second", {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128}
@@ -82,12 +84,12 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")
-    fix_threads(given["threads"], given["devices"])
+    fix_threads(given["threads"], given.get("devices", 1))
     from benchmarks.subject import open_subject
 
     options = {option: given[option] for option in ("repeats", *command.options)}
     found = importlib.import_module(f"benchmarks.{command.module}").run(
-        open_subject(given["model"], given["dtype"], given["devices"]), **options
+        open_subject(given["model"], given["dtype"]), **options
     )
     return {"benchmark": name, **given, **found}
 
@@ -97,7 +99,6 @@ def _parser(name: str, command: Command) -> Parser:
     parser.add_argument("--model", default="bench-tiny", help="tiny, bench-tiny (3.3 M parameters), or a folder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads, on as many cores")
-    parser.add_argument("--devices", type=int, default=1, help="CPU devices that share the rows of sampling")
     parser.add_argument("--repeats", type=int, default=5)
     for option, default in command.options.items():
         parser.add_argument(f"--{option.replace('_', '-')}", type=type(default), default=default)
@@ -107,6 +108,7 @@ def _parser(name: str, command: Command) -> Parser:
 def fix_threads(threads: int, devices: int) -> None:
     """Keep this process, and every thread that it starts, to so many cores; XLA makes as many threads of its own.
 
+    With several `devices` these share the rows of sampling, as with `mesh.data` in a run.
     XLA on CPU takes the size of its pool from NPROC when jax is first imported, and never more than the usable cores.
     """
     usable = sorted(os.sched_getaffinity(0))

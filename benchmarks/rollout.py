@@ -15,16 +15,22 @@ from benchmarks.figures import random_ids, spreads
 from benchmarks.machine import machine
 from benchmarks.subject import Subject, seconds
 from benchmarks.work import rollout_seconds
+from selfplay.caches import ROW_BUCKET, up
+from selfplay.errors import UserError
+from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
+from selfplay.sampler import LocalSampler
 from selfplay.streams import Stream, row_keys
 from selfplay.written import Completion
 
 
-def run(subject: Subject, *, batch: int, prompt_tokens: int, new_tokens: int, repeats: int) -> dict[str, Any]:
+def run(
+    subject: Subject, *, batch: int, prompt_tokens: int, new_tokens: int, devices: int, repeats: int
+) -> dict[str, Any]:
     """Tokens a second of whole calls, each with new weights, beside the roofline and the floor of the same moment."""
     subject = subject.ending_at()
     prompts = random_ids(subject.config.vocab_size, batch, prompt_tokens)
-    draw = Draw(subject, prompts, SamplingSpec(max_new_tokens=new_tokens))
+    draw = Draw(subject, prompts, SamplingSpec(max_new_tokens=new_tokens), devices=devices)
     products = _floor(subject, batch, prompt_tokens, new_tokens)
     tokens, itemsize = batch * new_tokens, jnp.dtype(subject.dtype).itemsize
     first, _ = draw(0)
@@ -51,11 +57,16 @@ def run(subject: Subject, *, batch: int, prompt_tokens: int, new_tokens: int, re
 
 
 class Draw:
-    """Draws one batch with the weights and keys of a step."""
+    """Draws one batch with the weights and keys of a step, its rows shared by so many devices."""
 
-    def __init__(self, subject: Subject, prompts: list[np.ndarray], spec: SamplingSpec, attempts: int = 1) -> None:
+    def __init__(
+        self, subject: Subject, prompts: list[np.ndarray], spec: SamplingSpec, attempts: int = 1, *, devices: int
+    ) -> None:
+        rows = up(len(prompts) * attempts, ROW_BUCKET)
+        if rows % devices:
+            raise UserError(f"--devices {devices}: {rows} rows (a multiple of {ROW_BUCKET}) do not divide over them")
         self.subject, self.prompts, self.spec, self.attempts = subject, prompts, spec, attempts
-        self.sampler = subject.sampler()
+        self.sampler = LocalSampler(subject.config, subject.tokenizer, make_mesh(devices) if devices > 1 else None)
 
     def __call__(self, step: int) -> tuple[float, list[Completion]]:
         """Seconds of the whole call, and what it drew."""

@@ -21,6 +21,7 @@ def run(
     new_tokens: int,
     mean_tokens: int,
     slots: int,
+    devices: int,
     repeats: int,
 ) -> dict[str, Any]:
     """Useful tokens a second and the share of decoded slots that held a row still writing.
@@ -30,9 +31,9 @@ def run(
     """
     prompts = random_ids(subject.config.vocab_size, tasks, prompt_tokens)
     spec = SamplingSpec(max_new_tokens=new_tokens, slots=slots)
-    _, free = Draw(subject.ending_at(), prompts, spec, group)(0)
+    _, free = Draw(subject.ending_at(), prompts, spec, group, devices=devices)(0)
     subject = subject.ending_at(*ends(np.stack([completion.ids for completion in free]), mean_tokens))
-    draw = Draw(subject, prompts, spec, group)
+    draw = Draw(subject, prompts, spec, group, devices=devices)
     first, _ = draw(0)
     rows, lengths = [], []
     for step in range(1, repeats + 1):

@@ -26,6 +26,7 @@ from selfplay.packing import minibatches
 from selfplay.play import Speaker
 from selfplay.records import PolicyRef
 from selfplay.refine import refine
+from selfplay.sampler import LocalSampler
 from selfplay.units import World, step_units, uniform_objective
 from selfplay.update import Updater
 from selfplay.watch import Watch
@@ -73,8 +74,8 @@ class Steps:
         self.world = World({name: envs.make(name, **choice.options) for name, choice in run.envs.items()}, {})
         self.updater = Updater(subject.config, run.update, run.roles, make_mesh(), dtype=subject.dtype)
         self.state = self.updater.init(subject.params)
-        speaker = Speaker(subject.sampler(), subject.tokenizer, subject.config.max_positions)
-        self.cluster = InProcess(Actor({"main": speaker}))
+        sampler = LocalSampler(subject.config, subject.tokenizer)
+        self.cluster = InProcess(Actor({"main": Speaker(sampler, subject.tokenizer, subject.config.max_positions)}))
         self.cluster.publish("main", 0, self.updater.publish(self.state))
 
     def take(self, prompt_tokens: int) -> dict[str, float]:

@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from selfplay.models import ModelConfig, Params, Tokenizer, init_params, load, printable_ascii
-from selfplay.models.sharding import make_mesh
-from selfplay.sampler import LocalSampler
 
 BENCH_TINY = ModelConfig(
     family="qwen3", vocab_size=512, hidden_size=256, layers=4, heads=4, kv_heads=2, head_dim=64, intermediate_size=768,
@@ -32,13 +30,6 @@ class Subject:
     params: Params
     tokenizer: Tokenizer
     dtype: Any
-    devices: int = 1
-    """That share the rows of sampling."""
-
-    def sampler(self) -> LocalSampler:
-        """As a run with `mesh.data` devices has it."""
-        mesh = make_mesh(data=self.devices) if self.devices > 1 else None
-        return LocalSampler(self.config, self.tokenizer, mesh)
 
     def ending_at(self, *eos_ids: int) -> Subject:
         """The same model, with these tokens alone ending a completion: with none, every row gets its full length."""
@@ -50,13 +41,13 @@ class Subject:
         return dict(jax.tree.map(lambda x: x * jnp.asarray(1 + 1e-3 * step, x.dtype), self.params))
 
 
-def open_subject(name: str, dtype: str, devices: int = 1) -> Subject:
+def open_subject(name: str, dtype: str) -> Subject:
     """`bench-tiny`, made from a seed, or what `models.load` opens: `tiny`, or a Hugging Face folder."""
     if name == "bench-tiny":
         params = init_params(BENCH_TINY, jax.random.key(0), jnp.dtype(dtype))
-        return Subject(BENCH_TINY, params, printable_ascii(vocab_size=BENCH_TINY.vocab_size), dtype, devices)
+        return Subject(BENCH_TINY, params, printable_ascii(vocab_size=BENCH_TINY.vocab_size), dtype)
     model = load(name, dtype=dtype)
-    return Subject(model.config, model.params, model.tokenizer, dtype, devices)
+    return Subject(model.config, model.params, model.tokenizer, dtype)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -107,12 +107,28 @@ def test_every_weight_can_be_trained_in_bfloat16(random_model: Path, tmp_path: P
     assert all(np.isfinite(s["policy/grad_norm"]) and s["policy/grad_norm"] > 0 for s in steps)
 
 
-def test_the_recipe_for_pretrained_models_runs(tmp_path: Path) -> None:
-    flags = (
+def prompts_of(name: str, folder: Path, flags: str) -> list[str]:
+    """What one step of a recipe for pretrained models asks the embedded one."""
+    small = (
         "--policies.main.model tiny --policies.main.lora.rank 2 --schedule.generations 1 "
-        "--schedule.steps-per-generation 1 --acquire.tasks-per-unit 2 --propose.per-ask 2 --acquire.group-size 2 "
-        "--evaluate.tasks 2 --evaluate.tasks-between 2 --roles.solve.max-new-tokens 8 --acquire.mix.procedural 10"
+        "--schedule.steps-per-generation 1 --acquire.tasks-per-unit 2 --acquire.group-size 2 "
+        "--evaluate.tasks 2 --evaluate.tasks-between 2 --roles.solve.max-new-tokens 8 "
     )
-    train(recipe.resolve("pretrained", flags.split()), tmp_path / "run")
-    asked = [json.loads(line)["prompt"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    train(recipe.resolve(name, (small + flags).split()), folder)
+    return [json.loads(line)["prompt"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def test_the_recipe_for_pretrained_models_runs(tmp_path: Path) -> None:
+    asked = prompts_of("pretrained", tmp_path / "run", "--propose.per-ask 2 --acquire.mix.procedural 10")
     assert asked and all(prompt.startswith("<bos>Q: ") and prompt.count("Q: ") == 5 for prompt in asked)
+
+
+def test_the_recipe_for_programs_of_pretrained_models_runs(tmp_path: Path) -> None:
+    mix = "--acquire.mix.procedural 10 --output.samples-per-step 12 --roles.propose.max-new-tokens 8"
+    asked = prompts_of("azr-python", tmp_path / "run", f"{mix} --policies.main.template.examples 1")
+    blocks = [prompt.removeprefix("<bos>").split("\n\n") for prompt in asked]
+    assert {len(parts) for parts in blocks} == {2}  # an example, and the question
+    solve = [parts for parts in blocks if not parts[0].startswith("new function to")]
+    assert any("\nf([" in parts[-1] for parts in solve)  # deduce
+    assert any("\nf(?) == " in parts[-1] for parts in solve)  # abduce
+    assert any(parts[-1].startswith("f([") for parts in solve)  # induce

@@ -15,7 +15,7 @@ from benchmarks.__main__ import COMMANDS, main
 from benchmarks.machine import Machine
 from benchmarks.subject import BENCH_TINY, Subject
 from envs.sandbox import Sandbox
-from selfplay.errors import SelfplayError
+from selfplay.errors import SelfplayError, UserError
 from selfplay.models import ModelConfig, init_params, printable_ascii
 from selfplay.models.decoder import abstract_params
 
@@ -29,11 +29,11 @@ GROUPED = {"tasks": 2, "group": 2, "prompt_tokens": 16, "new_tokens": 8}
 
 CASES = {
     "rollout": (
-        lambda **o: rollout.run(SUBJECT, batch=2, prompt_tokens=8, new_tokens=8, **o),
+        lambda **o: rollout.run(SUBJECT, batch=2, prompt_tokens=8, new_tokens=8, devices=2, **o),
         ("tokens_per_s", "fraction_of_roofline", "fraction_of_gemm_floor"),
     ),
     "rollout-mixed": (
-        lambda **o: rollout_mixed.run(SUBJECT, **GROUPED | {"new_tokens": 32}, mean_tokens=8, slots=0, **o),
+        lambda **o: rollout_mixed.run(SUBJECT, **GROUPED | {"new_tokens": 32}, mean_tokens=8, slots=0, devices=1, **o),
         ("tokens_per_s", "occupancy"),
     ),
     "update": (
@@ -67,6 +67,11 @@ def test_a_benchmark_says_what_it_promises(name):
         assert all(math.isfinite(v) and v > 0 for v in values), (figure, found[figure])
     assert found.get("occupancy", {"max": 1})["max"] <= 1
     assert set(CASES) == set(COMMANDS)
+
+
+def test_devices_that_do_not_share_the_rows_evenly_are_refused():
+    with pytest.raises(UserError, match=r"--devices 3: 8 rows .* do not divide"):
+        rollout.run(SUBJECT, batch=2, prompt_tokens=8, new_tokens=8, devices=3, repeats=1)
 
 
 def test_the_sandbox_is_measured_by_tier():

@@ -51,6 +51,14 @@ def test_both_are_asked_for_the_same_work():
     assert pairs[0] == pairs[1] and pairs[0]["--tasks"] == "2" and pairs[0]["--model"] == "folder"
 
 
+def test_devices_are_ours_alone_and_of_rollout_alone():
+    args = beside._parse(["rollout", "--peer", "tunix", *PYTHON, "--devices", "2"])
+    ours, theirs = beside.our_command(args, "folder"), beside.peer_command(args, "folder")
+    assert ours[ours.index("--devices") + 1] == "2" and "--devices" not in theirs
+    with pytest.raises(UserError, match="update has no size --devices"):
+        beside._parse(["update", "--peer", "transformers", *PYTHON, "--devices", "2"])
+
+
 def test_sizes_of_a_peer_are_those_of_ours():
     assert set(PACKAGES) == set(PEERS)
     for commands in PEERS.values():
