@@ -8,6 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+LARGE_VOCAB = 2**15
+"""From here on a draw goes by blocks; measured in docs/performance.md."""
+
+BLOCK = 128
+"""Tokens of a block: the tables of most models are padded to a multiple of it."""
+
 
 def draw(
     logits: Float[Array, "R V"],
@@ -21,7 +27,8 @@ def draw(
 
     token = the first i with sum_{j <= i} p_j > u, where p = softmax(logits / temperature) restricted to the top_k
     likeliest tokens and then to the fewest of them that hold top_p of the mass. Temperature 0 is the likeliest token.
-    One uniform a row and token is an exact draw (to the 2^-23 grain of u) at a fraction of Gumbel noise's cost.
+    One uniform a row and token is an exact draw (to the 2^-23 grain of u) at a fraction of Gumbel noise's cost. Of a
+    large vocabulary rounding may move the border between two tokens by a grain (`_draw_by_blocks`).
     """
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
     order = None
@@ -30,15 +37,52 @@ def draw(
     if top_p < 1.0:
         before = jnp.cumsum(jax.nn.softmax(scaled, axis=-1), axis=-1) - jax.nn.softmax(scaled, axis=-1)
         scaled = jnp.where((before < top_p).at[:, 0].set(True), scaled, -jnp.inf)
+    if scaled.shape[-1] < LARGE_VOCAB:
+        index, chosen = _draw_one(scaled, uniform, temperature)
+    else:
+        index, chosen = _draw_by_blocks(scaled, uniform, temperature)
+    if order is not None:
+        index = jnp.take_along_axis(order, index[:, None], axis=-1)[:, 0]
+    return index.astype(jnp.int32), jnp.where(temperature > 0, chosen, 0.0)
+
+
+def _draw_one(
+    scaled: Float[Array, "R V"], uniform: Float[Array, " R"], temperature: float | Float[Array, ""]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """The index drawn (at temperature 0 that of the largest), and its log-probability."""
     logp = jax.nn.log_softmax(scaled, axis=-1)
     p = jnp.exp(logp)
     cdf = jnp.cumsum(p, axis=-1)
     hit = (cdf > uniform[:, None] * cdf.max(-1, keepdims=True)) & (p > 0)
-    index = jnp.where(temperature > 0, jnp.argmax(hit, axis=-1), jnp.argmax(scaled, axis=-1))
-    chosen = jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
-    if order is not None:
-        index = jnp.take_along_axis(order, index[:, None], axis=-1)[:, 0]
-    return index.astype(jnp.int32), jnp.where(temperature > 0, chosen, 0.0)
+    likeliest = scaled == scaled.max(-1, keepdims=True)
+    index = jnp.argmax(jnp.where(temperature > 0, hit, likeliest), axis=-1)
+    return index, jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
+
+
+def _draw_by_blocks(
+    scaled: Float[Array, "R V"], uniform: Float[Array, " R"], temperature: float | Float[Array, ""]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """`_draw_one` of a large vocabulary: first a block of BLOCK tokens by the blocks' sums, then one of its tokens.
+
+    What the uniform leaves within the block that it falls into, over the block's sum, is uniform again; so all tokens
+    are read to be summed, and only the tokens of one block get a cumulative sum.
+    """
+    rows, size = scaled.shape
+    blocks = jnp.pad(scaled, ((0, 0), (0, -size % BLOCK)), constant_values=-jnp.inf).reshape(rows, -1, BLOCK)
+    highest = blocks.max(-1)  # [R V/BLOCK]
+    top = highest.max(-1, keepdims=True)  # [R 1]
+    sums = jnp.exp(blocks - top[:, :, None]).sum(-1)
+    cdf = jnp.cumsum(sums, axis=-1)
+    total = cdf[:, -1:]
+    aim = uniform[:, None] * total
+    hit = (cdf > aim) & (sums > 0)
+    block = jnp.argmax(jnp.where(temperature > 0, hit, highest == top), axis=-1)[:, None]
+    within = jnp.take_along_axis(blocks, block[:, :, None], axis=1)[:, 0]  # [R BLOCK]
+    after, share = (jnp.take_along_axis(x, block, axis=1) for x in (cdf, sums))
+    left = jnp.clip((aim - (after - share)) / share, 0.0, 1.0 - 2.0**-24)  # of the block, in [0, 1)
+    place, _ = _draw_one(within, left[:, 0], temperature)
+    score = jnp.take_along_axis(within, place[:, None], axis=1)
+    return block[:, 0] * BLOCK + place, (score - top - jnp.log(total))[:, 0]
 
 
 @partial(jax.jit, static_argnames="length")

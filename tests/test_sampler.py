@@ -10,7 +10,7 @@ from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay.caches import slots_of
-from selfplay.draw import draw
+from selfplay.draw import BLOCK, LARGE_VOCAB, draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
@@ -243,6 +243,31 @@ def test_draw_frequencies_follow_the_distribution():
     expected = np.asarray(jax.nn.softmax(scores[0] / 1.3))
     seen = np.bincount(token, minlength=12) / 20000
     np.testing.assert_allclose(seen, expected, atol=4 * np.sqrt(0.25 / 20000))
+
+
+def test_draw_by_blocks_by_hand():
+    # Mass 1/8, 1/2 and 3/8 at the two ends of the second block and in the last, which padding fills up.
+    places = [BLOCK, 2 * BLOCK - 1, LARGE_VOCAB + 4]
+    scores = jnp.full((6, LARGE_VOCAB + 5), -jnp.inf).at[:, jnp.array(places)].set(jnp.log(jnp.array([1.0, 4.0, 3.0])))
+    token, logprob = draw(scores, jnp.array([0.0, 0.124, 0.126, 0.624, 0.626, 1 - 2**-23]), 1.0)
+    assert token.tolist() == [places[i] for i in (0, 0, 1, 1, 2, 2)]
+    np.testing.assert_allclose(logprob, np.log([1 / 8, 1 / 8, 1 / 2, 1 / 2, 3 / 8, 3 / 8]), rtol=1e-5)
+    token, logprob = draw(scores, jnp.linspace(0.0, 0.9, 6), 0.0)  # the likeliest, whatever the noise
+    assert token.tolist() == [places[1]] * 6
+    assert logprob.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("size", [LARGE_VOCAB, LARGE_VOCAB + 77])
+def test_draw_by_blocks_inverts_the_same_cumulative_sum(size):
+    scores = jnp.tile(3 * jax.random.normal(jax.random.key(0), (1, size)), (500, 1))
+    uniform = jax.random.uniform(jax.random.key(1), (500,))
+    token, logprob = draw(scores, uniform, 0.7)
+    p = np.exp(np.asarray(scores[0], np.float64) / 0.7)
+    cdf = np.cumsum(p / p.sum())
+    after, before = cdf[token], cdf[token] - p[token] / p.sum()
+    assert ((before - 2e-6 <= uniform) & (uniform <= after + 2e-6)).all()  # the border's grain, in float32
+    assert (np.asarray(token) == np.searchsorted(cdf, uniform, side="right")).mean() > 0.97
+    np.testing.assert_allclose(logprob, np.log(p[token] / p.sum()), atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [{"fsdp": 2, "tensor": 2}, {"data": 2, "fsdp": 2}])
