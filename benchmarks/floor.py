@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from selfplay.models import ModelConfig, Params
+from selfplay.models.project import project
 
 
 @partial(jax.jit, static_argnums=0)
@@ -49,18 +50,16 @@ def gradient(config: ModelConfig, params: Params, x: Float[Array, "M D"], heads:
 def _body(config: ModelConfig, params: Params, x: Float[Array, "M D"]) -> Float[Array, "M D"]:
     for i in range(config.layers):
         attn, mlp = params["layers"][str(i)]["attn"], params["layers"][str(i)]["mlp"]
-        q, k, v = (x @ attn[name]["kernel"] for name in "qkv")
+        q, k, v = (project(x, attn[name]["weight"]) for name in "qkv")
         q = q.at[:, : k.shape[1]].add(k + v)
-        x = _unit(x + q @ attn["o"]["kernel"])
-        inner = x @ mlp["gate"]["kernel"] + x @ mlp["up"]["kernel"]
-        x = _unit(x + inner @ mlp["down"]["kernel"])
+        x = _unit(x + project(q, attn["o"]["weight"]))
+        inner = project(x, mlp["gate"]["weight"]) + project(x, mlp["up"]["weight"])
+        x = _unit(x + project(inner, mlp["down"]["weight"]))
     return x
 
 
 def _logits(params: Params, x: Float[Array, "L D"]) -> Float[Array, "L V"]:
-    matrix = params.get("head", params["embed"])
-    scores: jax.Array = jnp.einsum("ld,vd->lv", x, matrix, preferred_element_type=jnp.float32)
-    return scores
+    return project(x, params["head"] if "head" in params else params["embed"], jnp.float32)
 
 
 def _unit(x: Float[Array, "M D"]) -> Float[Array, "M D"]:

@@ -275,7 +275,7 @@ def test_on_a_mesh_the_same_tokens_are_drawn(shape, params, sampler):
     mesh = make_mesh(**shape)
     spread = LocalSampler(CONFIG, printable_ascii(), mesh)
     spread.load(REF, params)
-    held = spread._params[REF]["layers"]["0"]["mlp"]["up"]["kernel"]
+    held = spread._params[REF]["layers"]["0"]["mlp"]["up"]["weight"]
     assert held.addressable_shards[0].data.size * 4 // shape.get("data", 1) == held.size  # weights are split
     done, context = spread.start(REF, prompts(2), keys(8), SPEC, attempts=4)
     cached = context.pieces[0][0][0][0]

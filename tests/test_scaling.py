@@ -187,7 +187,7 @@ def test_state_and_gradients_lie_in_parts_and_rows_are_never_copied_whole(eight)
     """No device holds a whole matrix, moment, gradient or batch, and rows come in a multiple."""
     moments = eight.state.opt_state[1][0].mu
     for tree in (eight.state.params, moments, eight.gradients[0]):
-        for array in (tree["embed"], tree["layers"]["0"]["attn"]["q"]["kernel"]):
+        for array in (tree["embed"], tree["layers"]["0"]["attn"]["q"]["weight"]):
             assert {s.data.size for s in array.addressable_shards} == {array.size // 4}  # fsdp 2 x tensor 2
     rows = len(eight.batch.ids)
     assert eight.updater.row_multiple == 4 and rows % 4 == 0  # data 2 x fsdp 2

@@ -38,8 +38,8 @@ AROUND = dict(zip("123456789abcdefghi", 2 * "234567891", strict=True))
 def table_params(answers: Mapping[str, str]) -> Params:
     """A model that answers the last character that it read, and almost surely so."""
     params = init_params(CONFIG, jax.random.key(0))
-    params["layers"]["0"]["attn"]["o"]["kernel"] *= 0
-    params["layers"]["0"]["mlp"]["down"]["kernel"] *= 0
+    params["layers"]["0"]["attn"]["o"]["weight"] *= 0
+    params["layers"]["0"]["mlp"]["down"]["weight"] *= 0
     token = {c: int(TOKENIZER.encode(c)[0]) for c in READ}
     embed, head = np.zeros((2, *params["embed"].shape), np.float32)
     for dim, c in enumerate(READ):

@@ -459,7 +459,7 @@ def test_lora_trains_the_adapter_and_nothing_else(params):
 
 
 def test_the_gradient_of_an_adapter_is_that_of_the_matrix_through_it(params):
-    # W + s A B: dL/dA = s dL/dW B^T and dL/dB = s A^T dL/dW.
+    # W + s A B: dL/dA = s dL/dW^T B^T and dL/dB = s A^T dL/dW^T, W [out, in].
     updater, state = adapted(params)
     state = replace(state, params=jax.tree.map(lambda x: x + 0.05, state.params))
     merged_tree = merged(updater.config, updater.weights(state.params))
@@ -468,7 +468,7 @@ def test_the_gradient_of_an_adapter_is_that_of_the_matrix_through_it(params):
     got, _ = updater.gradients(state, batches(updater, made)[0])
     want, _ = full.gradients(full.init(merged_tree), batches(full, made)[0])
     for part, name in (("attn", "q"), ("attn", "o"), ("mlp", "down")):
-        dw = want["layers"]["0"][part][name]["kernel"]
+        dw = want["layers"]["0"][part][name]["weight"].T
         mine, own = got["layers"]["0"][part][name], state.params["layers"]["0"][part][name]
         np.testing.assert_allclose(mine["lora_a"], 2 * dw @ own["lora_b"].T, atol=2e-5 * float(jnp.abs(dw).max()))
         np.testing.assert_allclose(mine["lora_b"], 2 * own["lora_a"].T @ dw, atol=2e-5 * float(jnp.abs(dw).max()))

@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.models.head import soften
-
 CHUNK = 64
 """Q: tokens that look at the same columns, and what the columns come in multiples of."""
 
@@ -40,6 +38,11 @@ class Place:
     sin: Float[Array, "B T H/2"]
     reach: Reach | None = None
     """What `mask` is known to stay within; None = nothing is known."""
+
+
+def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    """c tanh(x / c): soft capping, Gemma 2, arXiv:2408.00118, section 2."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def attend(

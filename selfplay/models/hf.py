@@ -44,10 +44,10 @@ TENSOR_NAMES: dict[str, str] = {
     "norm.weight": "model.norm.weight",
     "head": "lm_head.weight",
     "attn_norm.weight": "input_layernorm.weight",
-    "attn.q.kernel": "self_attn.q_proj.weight",
-    "attn.k.kernel": "self_attn.k_proj.weight",
-    "attn.v.kernel": "self_attn.v_proj.weight",
-    "attn.o.kernel": "self_attn.o_proj.weight",
+    "attn.q.weight": "self_attn.q_proj.weight",
+    "attn.k.weight": "self_attn.k_proj.weight",
+    "attn.v.weight": "self_attn.v_proj.weight",
+    "attn.o.weight": "self_attn.o_proj.weight",
     "attn.q.bias": "self_attn.q_proj.bias",
     "attn.k.bias": "self_attn.k_proj.bias",
     "attn.v.bias": "self_attn.v_proj.bias",
@@ -57,14 +57,14 @@ TENSOR_NAMES: dict[str, str] = {
     "attn_post_norm.weight": "post_attention_layernorm.weight",
     "mlp_norm.weight": "post_attention_layernorm.weight",
     "mlp_post_norm.weight": "post_feedforward_layernorm.weight",
-    "mlp.gate.kernel": "mlp.gate_proj.weight",
-    "mlp.up.kernel": "mlp.up_proj.weight",
-    "mlp.down.kernel": "mlp.down_proj.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
     "mlp.gate.bias": "mlp.gate_proj.bias",
     "mlp.up.bias": "mlp.up_proj.bias",
     "mlp.down.bias": "mlp.down_proj.bias",
 }
-"""Our parameter (within its layer) -> Hugging Face tensor. A `kernel` is stored transposed, [out, in].
+"""Our parameter (within its layer) -> Hugging Face tensor of the same shape.
 
 Where blocks have four norms (Gemma), `mlp_norm` has the name PRE_MLP_NORM."""
 
@@ -196,7 +196,7 @@ def tensor_name(path: tuple[str, ...], config: ModelConfig) -> str:
 
 def _write_tensors(folder: Path, config: ModelConfig, params: Params, dtype: Any, shard_bytes: int) -> None:
     """One model.safetensors, or shards and their index; only one shard at a time is copied to host memory."""
-    shards: list[dict[str, tuple[Any, bool, np.dtype[Any]]]] = [{}]
+    shards: list[dict[str, tuple[Any, np.dtype[Any]]]] = [{}]
     total = room = 0
     for path, value in flatten(params):
         name = tensor_name(path, config)
@@ -205,7 +205,7 @@ def _write_tensors(folder: Path, config: ModelConfig, params: Params, dtype: Any
         if shards[-1] and room + size > shard_bytes:
             shards.append({})
             room = 0
-        shards[-1][name] = (value, path[-1] == "kernel", stored)
+        shards[-1][name] = (value, stored)
         total, room = total + size, room + size
     files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
@@ -218,9 +218,8 @@ def _write_tensors(folder: Path, config: ModelConfig, params: Params, dtype: Any
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": of})
 
 
-def _host(value: Any, transposed: bool, dtype: np.dtype[Any]) -> np.ndarray:
-    array = np.asarray(value).astype(dtype)
-    return np.ascontiguousarray(array.T if transposed else array)
+def _host(value: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(value).astype(dtype))
 
 
 def _read(
@@ -234,8 +233,6 @@ def _read(
         wanted = STORED[stored.get_dtype()] if dtype is None else dtype
 
         def part(index: Any) -> np.ndarray:
-            if keys[-1] == "kernel":
-                return np.asarray(stored[index[::-1]].T, wanted)
             return np.asarray(stored[index], wanted)
 
         if sharding is None:
@@ -251,20 +248,19 @@ def _tensors(folder: Path, config: ModelConfig) -> dict[str, Any]:
     A vision tower, an output matrix that is tied to the embedding, and old rotary tables are passed over.
     """
     found = _open_slices(folder)
-    expected = {tensor_name(path, config): (path, leaf.shape) for path, leaf in flatten(abstract_params(config))}
+    expected = {tensor_name(path, config): leaf.shape for path, leaf in flatten(abstract_params(config))}
     unknown = [name for name in found if name not in expected and not IGNORED.search(name)]
     if unknown:
         raise UserError(
             f"{found[unknown[0]][0]}: tensor {unknown[0]!r} ({len(unknown)} in all) has no place in a"
             f" {config.family} model of this config.json"
         )
-    for name, (path, shape) in expected.items():
-        stands = shape[::-1] if path[-1] == "kernel" else shape
+    for name, shape in expected.items():
         if name not in found:
-            raise UserError(f"{folder}: tensor {name!r} is missing; expected one of shape {stands}")
+            raise UserError(f"{folder}: tensor {name!r} is missing; expected one of shape {shape}")
         file, stored = found[name]
-        if tuple(stored.get_shape()) != stands:
-            raise UserError(f"{file}: tensor {name!r} has shape {tuple(stored.get_shape())}, expected {stands}")
+        if tuple(stored.get_shape()) != shape:
+            raise UserError(f"{file}: tensor {name!r} has shape {tuple(stored.get_shape())}, expected {shape}")
         if stored.get_dtype() not in STORED:
             raise UserError(f"{file}: tensor {name!r} is {stored.get_dtype()}, expected one of {', '.join(STORED)}")
     return {name: found[name][1] for name in expected}

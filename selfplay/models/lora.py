@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685): what is trained in place of the matrices themselves.
 
-A matrix W [in, out] that is adapted computes x W + (alpha / rank) (x A) B, with A [in, rank] and B [rank, out] in the
-tree beside `kernel` as `lora_a` and `lora_b`. B starts at 0, so the adapted model starts as the base, to the bit; the
+A matrix W [out, in] that is adapted computes x W^T + (alpha / rank) (x A) B, with A [in, rank] and B [rank, out] in the
+tree beside `weight` as `lora_a` and `lora_b`. B starts at 0, so the adapted model starts as the base, to the bit; the
 adapter left out of the tree is the base, so a reference to it costs no second copy.
 """
 
@@ -79,7 +79,7 @@ def with_adapter(config: ModelConfig, lora: Lora) -> ModelConfig:
 
 
 def merged(config: ModelConfig, params: Params) -> Params:
-    """The same model without an adapter: every W + (alpha / rank) A B, added in float32, in the dtype of W."""
+    """The same model without an adapter: every W + (alpha / rank) (A B)^T, added in float32, in the dtype of W."""
     if config.lora is None:
         return params
     factor = config.lora.factor
@@ -88,7 +88,7 @@ def merged(config: ModelConfig, params: Params) -> Params:
         if "lora_a" not in node:
             return {name: fold(child) if isinstance(child, dict) else child for name, child in node.items()}
         product = jnp.asarray(node["lora_a"], jnp.float32) @ jnp.asarray(node["lora_b"], jnp.float32)
-        kernel = (jnp.asarray(node["kernel"], jnp.float32) + factor * product).astype(node["kernel"].dtype)
-        return {"kernel": kernel} | {n: leaf for n, leaf in node.items() if n not in ("kernel", *ADAPTER)}
+        weight = (jnp.asarray(node["weight"], jnp.float32) + factor * product.T).astype(node["weight"].dtype)
+        return {"weight": weight} | {n: leaf for n, leaf in node.items() if n not in ("weight", *ADAPTER)}
 
     return fold(params)

@@ -25,16 +25,16 @@ BATCH_AXES = ("data", "fsdp")
 P = PartitionSpec
 T = TypeVar("T")
 
-KERNEL_SPECS: dict[str, PartitionSpec] = {
-    "attn.q": P("fsdp", "tensor"),
-    "attn.k": P("fsdp", "tensor"),
-    "attn.v": P("fsdp", "tensor"),
-    "attn.o": P("tensor", "fsdp"),
-    "mlp.gate": P("fsdp", "tensor"),
-    "mlp.up": P("fsdp", "tensor"),
-    "mlp.down": P("tensor", "fsdp"),
+MATRIX_SPECS: dict[str, PartitionSpec] = {
+    "attn.q": P("tensor", "fsdp"),
+    "attn.k": P("tensor", "fsdp"),
+    "attn.v": P("tensor", "fsdp"),
+    "attn.o": P("fsdp", "tensor"),
+    "mlp.gate": P("tensor", "fsdp"),
+    "mlp.up": P("tensor", "fsdp"),
+    "mlp.down": P("fsdp", "tensor"),
 }
-"""Matrix [in, out] -> mesh axis of each of its axes. Its bias lies as its outputs where `tensor` splits those."""
+"""Matrix [out, in] -> mesh axis of each of its axes. Its bias lies as its outputs where `tensor` splits those."""
 
 PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "embed": P("tensor", "fsdp"),
@@ -53,9 +53,9 @@ PARAMETER_SPECS: dict[str, PartitionSpec] = {
     "mlp.gate.bias": P("tensor"),
     "mlp.up.bias": P("tensor"),
     "mlp.down.bias": P(None),
-    **{f"{name}.kernel": spec for name, spec in KERNEL_SPECS.items()},
-    **{f"{name}.lora_a": P(spec[0], None) for name, spec in KERNEL_SPECS.items()},
-    **{f"{name}.lora_b": P(None, spec[1]) for name, spec in KERNEL_SPECS.items()},
+    **{f"{name}.weight": spec for name, spec in MATRIX_SPECS.items()},
+    **{f"{name}.lora_a": P(spec[1], None) for name, spec in MATRIX_SPECS.items()},
+    **{f"{name}.lora_b": P(None, spec[0]) for name, spec in MATRIX_SPECS.items()},
 }
 """Parameter name (within its layer) -> mesh axis of each of its axes."""
 
@@ -76,7 +76,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 
 def parameter_spec(path: tuple[str, ...]) -> PartitionSpec:
-    """The PartitionSpec of the parameter at a path of the tree, such as ("layers", "0", "attn", "q", "kernel")."""
+    """The PartitionSpec of the parameter at a path of the tree, such as ("layers", "0", "attn", "q", "weight")."""
     name = ".".join(path[2:] if path[0] == "layers" else path)
     if name not in PARAMETER_SPECS:
         raise ValueError(f"parameter {'.'.join(path)!r} has no entry in PARAMETER_SPECS")
@@ -107,7 +107,7 @@ def parameter_shardings(params: Params, mesh: Mesh) -> Params:
 def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
     """Refuse a mesh that would cut a query head in two.
 
-    Key and value heads may be fewer than `tensor`: their kernels are split all the same, and the compiler gathers the
+    Key and value heads may be fewer than `tensor`: their matrices are split all the same, and the compiler gathers the
     few heads where queries of several devices share one.
     """
     tensor = mesh.shape["tensor"]

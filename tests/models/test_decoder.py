@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from selfplay.models import decode_step, extend, forward, logits, prefill
+from selfplay.models.attention import soften
 from selfplay.models.config import RopeScaling
 from selfplay.models.decoder import RMSNorm, attend
-from selfplay.models.head import soften
 from selfplay.models.rope import rope, rotate
 from tests.models.shapes import GEMMA3, LLAMA, QWEN2, QWEN3, random_params
 

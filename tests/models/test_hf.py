@@ -80,8 +80,8 @@ def test_weights_go_straight_into_their_sharding_and_are_the_same(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, spread, whole)
     shardings = parameter_shardings(abstract_params(QWEN2), mesh)
     jax.tree.map(lambda x, sharding: x.sharding.is_equivalent_to(sharding, x.ndim) or pytest.fail(), spread, shardings)
-    kernel = spread["layers"]["0"]["attn"]["q"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape == (8, 16)
+    weight = spread["layers"]["0"]["attn"]["q"]["weight"]
+    assert weight.addressable_shards[0].data.shape == (16, 8)
 
 
 def test_the_text_half_of_a_gemma_with_eyes_is_read(tmp_path):
@@ -122,7 +122,7 @@ def test_names_and_layout_are_those_of_hugging_face(saved):
     params = load(saved).params
     assert len(tensors) == 2 + QWEN3.layers * 11
     np.testing.assert_array_equal(tensors["model.layers.1.mlp.down_proj.weight"],
-                                  params["layers"]["1"]["mlp"]["down"]["kernel"].T)  # fmt: skip
+                                  params["layers"]["1"]["mlp"]["down"]["weight"])  # fmt: skip
     assert tensors["model.layers.0.self_attn.k_proj.weight"].shape == (16, 32)  # [out, in]
 
 

@@ -41,12 +41,12 @@ def hidden(config, params):
 def test_an_adapted_matrix_by_hand():
     linear = Linear(2, 2, bias=True, std=1.0, rngs=nnx.Rngs(0))
     linear.adapt(Lora(rank=1, alpha=3.0))
-    linear.kernel[...] = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    linear.weight[...] = jnp.array([[1.0, 3.0], [0.0, 2.0]])  # [out, in]
     linear.bias[...] = jnp.array([10.0, 0.0])
     linear.lora_a[...] = jnp.array([[1.0], [2.0]])
     linear.lora_b[...] = jnp.array([[0.5, -1.0]])
-    # x W + b = [11, 2]; x A = 3; 3 / 1 * 3 * B = [4.5, -9]
-    np.testing.assert_allclose(linear(jnp.array([[1.0, 1.0]])), [[15.5, -7.0]])
+    # x W^T + b = [14, 2]; x A = 3; 3 / 1 * 3 * B = [4.5, -9]
+    np.testing.assert_allclose(linear(jnp.array([[1.0, 1.0]])), [[18.5, -7.0]])
 
 
 def test_a_fresh_adapter_is_the_base_to_the_bit(base, adapter):

@@ -11,7 +11,7 @@ from selfplay.models import forward, logits
 from selfplay.models.decoder import abstract_params
 from selfplay.models.hf import TENSOR_NAMES
 from selfplay.models.sharding import (
-    KERNEL_SPECS,
+    MATRIX_SPECS,
     PARAMETER_SPECS,
     batch_parts,
     batch_sharding,
@@ -53,18 +53,18 @@ def test_loss_and_gradients_agree_on_one_and_eight_devices(shape):
 
 def test_every_parameter_of_every_family_has_one_spec_of_its_rank():
     own = {name for name in PARAMETER_SPECS if "lora" not in name}
-    assert own == set(TENSOR_NAMES) and len(PARAMETER_SPECS) - len(own) == 2 * len(KERNEL_SPECS)
+    assert own == set(TENSOR_NAMES) and len(PARAMETER_SPECS) - len(own) == 2 * len(MATRIX_SPECS)
     mesh = make_mesh(1, 2, 2)
     for config in (QWEN3, QWEN2, LLAMA):
         shardings = parameter_shardings(abstract_params(config), mesh)
         jax.tree.map(lambda s, x: s.shard_shape(x.shape), shardings, abstract_params(config))
-    assert shardings["layers"]["0"]["attn"]["q"]["kernel"].spec == P("fsdp", "tensor")
+    assert shardings["layers"]["0"]["attn"]["q"]["weight"].spec == P("tensor", "fsdp")
 
 
 def test_an_axis_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="parameter embed: axis 0 of size 7 does not divide over mesh.tensor = 2"):
         parameter_shardings({"embed": jnp.zeros((7, 4))}, make_mesh(1, 2, 2))
-    with pytest.raises(UserError, match="layers.0.attn.k.kernel: axis 0 of size 32 .* mesh.fsdp = 3"):
+    with pytest.raises(UserError, match="layers.0.attn.k.weight: axis 1 of size 32 .* mesh.fsdp = 3"):
         parameter_shardings({"layers": abstract_params(QWEN3)["layers"]}, make_mesh(1, 3, 1))
 
 
