@@ -30,7 +30,11 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
-SHARED = {"micro_rows": 2, "row_tokens": 640}  # a row holds a prompt and its eight answers: 63 + 8 x 65 tokens
+SHARED = {
+    "micro_rows": 2,
+    "row_tokens": 640,
+    "logit_chunk": 512,
+}  # a row holds a prompt and its eight answers: 63 + 8 x 65 tokens
 COMMANDS = {
     "rollout": Command(
         "rollout",
@@ -43,7 +47,9 @@ COMMANDS = {
         {"tasks": 16, "group": 8, "prompt_tokens": 64, "new_tokens": 256, "mean_tokens": 48, "slots": 0, "devices": 1},
     ),
     "update": Command(
-        "update", "tokens trained a second", {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128}
+        "update",
+        "tokens trained a second",
+        {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128, "logit_chunk": 512},
     ),
     "update-grouped": Command("update_grouped", "the same for groups that share a prompt", GROUPS | SHARED),
     "step": Command("step", "a whole on-policy step by phase", GROUPS | SHARED),
@@ -80,7 +86,9 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
     command = COMMANDS[name]
     given = vars(_parser(name, command).parse_args(args))
     for option, value in given.items():
-        if isinstance(value, int | float) and value < (least := 0 if option in ("micro_rows", "slots") else 1):
+        if isinstance(value, int | float) and value < (
+            least := 0 if option in ("micro_rows", "slots", "logit_chunk") else 1
+        ):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")

@@ -27,8 +27,8 @@ from selfplay.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {"rollout": "tokens_per_s", "update": "tokens_per_s", "update-grouped": "tokens_per_s", "step": "s_per_step"}
 """What is compared; a figure in seconds is better when it is lower."""
-OUR_OWN = ("row_tokens", "micro_rows", "devices")
-"""Ours alone: how sequences are packed, and how many devices share the rows of `rollout`, as the benchmark has it. The
+OUR_OWN = ("row_tokens", "micro_rows", "logit_chunk", "devices")
+"""Ours alone: how sequences are packed and read out, and how many devices share the rows of `rollout`, as the benchmark has it. The
 peers' choices are those of `benchmarks.peers`."""
 
 
@@ -61,6 +61,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--row-tokens", type=int, help="of our packed rows; as the benchmark has it if not given")
     parser.add_argument("--micro-rows", type=int, help="of ours at a time; likewise")
+    parser.add_argument("--logit-chunk", type=int, help="positions whose logits ours holds at a time; likewise")
     parser.add_argument("--devices", type=int, help="of ours that share the rows of rollout; likewise")
     parser.add_argument("--peer-micro-rows", type=int, help="sequences of the peer's at a time")
     for size in sorted({size for sizes in PEERS.values() for of in sizes.values() for size in of} - set(OUR_OWN)):
@@ -77,7 +78,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     own = tuple(option for option in OUR_OWN if (option == "devices") == of_rollout)
     ours_and_common = (*common, "peer_micro_rows", *own)
     for option, value in vars(args).items():
-        if isinstance(value, int) and value < (least := 0 if option == "micro_rows" else 1):
+        if isinstance(value, int) and value < (least := 0 if option in ("micro_rows", "logit_chunk") else 1):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
         if isinstance(value, int) and option not in ours_and_common and option not in sizes:
             raise UserError(f"{args.command} has no size --{option.replace('_', '-')}")

@@ -41,6 +41,7 @@ def run(
     new_tokens: int,
     micro_rows: int,
     row_tokens: int,
+    logit_chunk: int,
     repeats: int,
 ) -> dict[str, Any]:
     """Seconds a step: sample, verify, update (refining and packing included), publish. Rows have their full lengths."""
@@ -55,7 +56,7 @@ def run(
                 policies={"main": Policy(dtype=subject.dtype)},
                 roles={"propose": RoleConfig(trainable=False), "solve": RoleConfig(max_new_tokens=new_tokens)},
                 acquire=Acquire(units=1, tasks_per_unit=tasks, group_size=group, mix={"procedural": 1.0}),
-                update=settings(micro_rows, row_tokens),
+                update=settings(micro_rows, row_tokens, logit_chunk),
             ),
         )
         first = steps.take(prompt_tokens)["s_per_step"]

@@ -26,19 +26,26 @@ ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
 
 
 def run(
-    subject: Subject, *, sequences: int, tokens: int, micro_rows: int, row_tokens: int, repeats: int
+    subject: Subject, *, sequences: int, tokens: int, micro_rows: int, row_tokens: int, logit_chunk: int, repeats: int
 ) -> dict[str, Any]:
     """Tokens a second of a PPO step (forward, backward, AdamW) in which every token but the first was chosen."""
     texts = random_ids(subject.config.vocab_size, sequences, tokens)
     flops = 3 * forward_flops(subject.config, sequences, 0, tokens, logits=sequences * (tokens - 1))
     products = gradient_floor(subject, sequences * tokens, sequences * (tokens - 1), micro_rows * row_tokens)
-    update = settings(micro_rows, row_tokens)
+    update = settings(micro_rows, row_tokens, logit_chunk)
     return measure(subject, update, [(text, 1, i) for i, text in enumerate(texts)], flops, products, repeats)
 
 
-def settings(micro_rows: int, row_tokens: int) -> Update:
+def settings(micro_rows: int, row_tokens: int, logit_chunk: int) -> Update:
     """One optimizer step a batch, nothing filtered."""
-    return Update(minibatches=1, warmup_steps=0, filter="none", micro_rows=micro_rows, row_tokens=row_tokens)
+    return Update(
+        minibatches=1,
+        warmup_steps=0,
+        filter="none",
+        micro_rows=micro_rows,
+        row_tokens=row_tokens,
+        logit_chunk=logit_chunk,
+    )
 
 
 def measure(

@@ -22,6 +22,7 @@ def run(
     new_tokens: int,
     micro_rows: int,
     row_tokens: int,
+    logit_chunk: int,
     repeats: int,
 ) -> dict[str, Any]:
     """As `update`; a prompt counts in tokens_per_s with every attempt, and in FLOPs and the floor once a group."""
@@ -34,7 +35,7 @@ def run(
     computed = tasks * prompt_tokens + chosen
     products = gradient_floor(subject, computed, chosen, micro_rows * row_tokens)
     flops = 3 * grouped_flops(subject.config, tasks, group, prompt_tokens, new_tokens)
-    return measure(subject, settings(micro_rows, row_tokens), sequences, flops, products, repeats)
+    return measure(subject, settings(micro_rows, row_tokens, logit_chunk), sequences, flops, products, repeats)
 
 
 def grouped_flops(config: ModelConfig, tasks: int, group: int, prompt: int, new: int) -> int:

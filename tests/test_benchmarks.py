@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
     qk_norm=True, tie_embeddings=True, max_positions=64, eos_ids=(2,), bos_id=1,
 )  # fmt: skip
 SUBJECT = Subject(CONFIG, init_params(CONFIG, jax.random.key(0)), printable_ascii(), "float32")
-ROWS = {"micro_rows": 4, "row_tokens": 32}
+ROWS = {"micro_rows": 4, "row_tokens": 32, "logit_chunk": 16}
 GROUPED = {"tasks": 2, "group": 2, "prompt_tokens": 16, "new_tokens": 8}
 
 CASES = {
