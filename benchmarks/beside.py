@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {"rollout": "tokens_per_s", "update": "tokens_per_s", "update-grouped": "tokens_per_s", "step": "s_per_step"}
 """What is compared; a figure in seconds is better when it is lower."""
 OUR_OWN = ("row_tokens", "micro_rows", "logit_chunk", "devices")
-"""Ours alone: how sequences are packed and read out, and how many devices share the rows of `rollout`, as the benchmark has it. The
-peers' choices are those of `benchmarks.peers`."""
+"""Ours alone: how sequences are packed and read out, and how many devices share the rows of `rollout`; as the benchmark
+has it where it is not given. The peers' choices are those of `benchmarks.peers`."""
 
 
 def main(argv: Sequence[str]) -> None:
