@@ -2,7 +2,8 @@
 
 A file's second line says what must come of it: a status or several, `ok` with the very value, `not LITERAL` (the call
 must not be graded as that value), or `varies` (the call must not count as deterministic; eight witnesses miss one
-fair bit once in 128, so that thrice is held against it, not once).
+fair bit once in 128 and keep what they drew while they live, so it is held against it where those of two more sandboxes
+miss it too).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
     program = path.read_text()
     holds = program.split("\n")[1].removeprefix("# holds: ")
     if holds == "varies":
-        if all(sandbox.deterministic(program, "attack()", timeout_s=5.0) for _ in range(3)):
+        agreed = sandbox.deterministic(program, "attack()", timeout_s=5.0)
+        if agreed and all(_agreed(sandbox.tier, program) for _ in range(2)):
             return "counts as deterministic"
     elif holds.startswith("not "):
         literal = holds.removeprefix("not ")
@@ -43,6 +45,12 @@ def breach(sandbox: Sandbox, path: Path) -> str | None:
     if not sandbox.grade(HONEST, "f([3, 1, 3])", "[7, [1, 3], {'n': 3}]", timeout_s=5.0):
         return "an honest program is no longer graded right"
     return None
+
+
+def _agreed(tier: Tier, program: str) -> bool:
+    """Whether witnesses that nobody asked before agree."""
+    with Sandbox(workers=1, tier=tier, memory_bytes=192 * 2**20) as fresh:
+        return fresh.deterministic(program, "attack()", timeout_s=5.0)
 
 
 @pytest.fixture(scope="module", params=TIERS)
