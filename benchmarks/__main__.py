@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parser import Parser
+from benchmarks.parser import MAY_BE_ZERO, Parser
 from selfplay.cli import prepare_jax
 from selfplay.errors import SelfplayError, UserError, nearest, report
 
@@ -30,11 +30,8 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
-SHARED = {
-    "micro_rows": 2,
-    "row_tokens": 640,
-    "logit_chunk": 512,
-}  # a row holds a prompt and its eight answers: 63 + 8 x 65 tokens
+SHARED = {"micro_rows": 2, "row_tokens": 640, "logit_chunk": 512}
+"""A row holds a prompt and its eight answers: 63 + 8 x 65 tokens."""
 COMMANDS = {
     "rollout": Command(
         "rollout",
@@ -86,9 +83,7 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
     command = COMMANDS[name]
     given = vars(_parser(name, command).parse_args(args))
     for option, value in given.items():
-        if isinstance(value, int | float) and value < (
-            least := 0 if option in ("micro_rows", "slots", "logit_chunk") else 1
-        ):
+        if isinstance(value, int | float) and value < (least := int(option not in MAY_BE_ZERO)):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")

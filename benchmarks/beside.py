@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.figures import spread, spreads
-from benchmarks.parser import Parser
+from benchmarks.parser import MAY_BE_ZERO, Parser
 from benchmarks.peers import PEERS
 from selfplay.errors import UserError
 
@@ -78,7 +78,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     own = tuple(option for option in OUR_OWN if (option == "devices") == of_rollout)
     ours_and_common = (*common, "peer_micro_rows", *own)
     for option, value in vars(args).items():
-        if isinstance(value, int) and value < (least := 0 if option in ("micro_rows", "logit_chunk") else 1):
+        if isinstance(value, int) and value < (least := int(option not in MAY_BE_ZERO)):
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
         if isinstance(value, int) and option not in ours_and_common and option not in sizes:
             raise UserError(f"{args.command} has no size --{option.replace('_', '-')}")

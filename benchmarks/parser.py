@@ -7,6 +7,9 @@ from typing import NoReturn
 
 from selfplay.errors import UserError
 
+MAY_BE_ZERO = ("micro_rows", "slots", "logit_chunk")
+"""Sizes of which 0 stands for all at once, or for none; every other one is at least 1."""
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and takes options by their whole names."""
