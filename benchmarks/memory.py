@@ -50,7 +50,7 @@ def measure(
             "state": state,
             "ideal": alone // count,
         }
-        line["step"] = int(used("apply").argument_size_in_bytes)
+        line["step"] = int(used("move").argument_size_in_bytes)
         yield line | ({"scratch": int(used("add").temp_size_in_bytes)} if scratch else {})
         count *= 2
 

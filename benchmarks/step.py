@@ -75,6 +75,7 @@ class Steps:
         self.world = World({name: envs.make(name, **choice.options) for name, choice in run.envs.items()}, {})
         self.updater = Updater(subject.config, run.update, run.roles, make_mesh(), dtype=subject.dtype)
         self.state = self.updater.init(subject.params)
+        subject.params.clear()  # as a learner does with a base that is read no more
         sampler = LocalSampler(subject.config, subject.tokenizer)
         self.cluster = InProcess(Actor({"main": Speaker(sampler, subject.tokenizer, subject.config.max_positions)}))
         self.cluster.publish("main", 0, self.updater.publish(self.state))
@@ -90,6 +91,7 @@ class Steps:
         )  # fmt: skip
         [(_, groups, spent)] = self.cluster.run(units)
         self._check([t.turn_starts[0] for g in groups for t in g.attempts], prompt_tokens)
+        self.cluster.retire("main", ())
         rows = sum(len(g.attempts) for g in groups)
         with watch("update"):
             refined = refine(groups, run=self.run, planned={"solve": rows}, baselines={}, scorer=self)
@@ -102,7 +104,6 @@ class Steps:
         with watch("publish"):
             published = self.updater.publish(self.state)
             self.cluster.publish("main", self.step, published)
-            self.cluster.retire("main", {self.step})
             jax.block_until_ready(published)
         return {
             "s_per_step": watch.total(),

@@ -59,6 +59,15 @@ class Crew:
         """The learner's weights as version `newest`; what nobody plays as any more goes. See `seats.kept_versions`."""
         for name in self._run.trained_policies if newest else ():
             self._cluster.publish(name, newest, self._joint.publish(name))
+        self._retire(newest, began, past)
+
+    def let_go(self, *, began: int, past: Collection[int]) -> None:
+        """All games of a step are played: the weights that were the newest go, so that nothing is held beside an update
+        that nobody reads."""
+        self._retire(None, began, past)
+
+    def _retire(self, newest: int | None, began: int, past: Collection[int]) -> None:
+        for name in self._run.trained_policies if newest != 0 else ():
             self._cluster.retire(name, kept_versions(self._run, name, newest=newest, began=began, past=past))
 
     # ------------------------------------------------------------ units

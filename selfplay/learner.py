@@ -173,6 +173,7 @@ class Learner:
             state.archive.record([group for group in groups if not group.players])
             state.opponents.record(groups)
             state.memory = self.refiner.remember(run, self.world.envs, state.memory, groups)
+        self.crew.let_go(began=self._base_step, past=state.opponents.versions())
         with watch("update"):
             values |= self._update(refined, units)
         state.baselines = refined.baselines

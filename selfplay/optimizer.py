@@ -34,26 +34,38 @@ def learning_rate(update: Update, peak: float) -> Callable[[Any], Any]:
 
 
 def make_optimizer(update: Update, peak: float) -> optax.GradientTransformation:
-    """AdamW (arXiv:1711.05101) on gradients scaled down to a global norm of max_grad_norm."""
-    adamw = optax.adamw(
+    """AdamW (arXiv:1711.05101), for gradients that are `clipped`."""
+    return optax.adamw(
         learning_rate(update, peak),
         b1=update.beta1,
         b2=update.beta2,
         eps=update.adam_eps,
         weight_decay=update.weight_decay,
     )
-    return optax.chain(optax.clip_by_global_norm(update.max_grad_norm), adamw)
 
 
-def advance(
-    tx: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, scale: jax.Array, finite: jax.Array
-) -> tuple[Any, Any]:
-    """One optimizer step, or none at all where a gradient is not finite."""
-    updates, new_state = tx.update(gradient, opt_state, params)
-    updates = jax.tree.map(lambda x: scale * x, updates)
-    new = optax.apply_updates(params, updates), new_state
-    kept: tuple[Any, Any] = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, opt_state))
-    return kept
+def clipped(update: Update, gradient: Any) -> Any:
+    """A gradient scaled down to a global norm of max_grad_norm."""
+    clip = optax.clip_by_global_norm(update.max_grad_norm)
+    return clip.update(gradient, clip.init(gradient))[0]
+
+
+def moved(
+    tx: optax.GradientTransformation, gradient: Any, moments: Any, params: Any, scale: jax.Array, finite: jax.Array
+) -> Any:
+    """Parameters after one optimizer step, or as they were where a gradient is not finite."""
+    updates, _ = tx.update(gradient, moments, params)
+    new = optax.apply_updates(params, jax.tree.map(lambda x: scale * x, updates))
+    return _chosen(finite, new, params)
+
+
+def followed(tx: optax.GradientTransformation, gradient: Any, moments: Any, params: Any, finite: jax.Array) -> Any:
+    """The optimizer's state after the same step; it does not depend on the values of `params`."""
+    return _chosen(finite, tx.update(gradient, moments, params)[1], moments)
+
+
+def _chosen(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def moment_shardings(tx: optax.GradientTransformation, shardings: Any, whole: Any) -> Any:

@@ -1,5 +1,5 @@
 """The compiled programs of an update, on a device mesh: one makes the state, one adds the gradient of a slab of rows,
-and one applies the sum, so that none depends on how many rows a batch has. Shapes and places of all that they take
+and two apply the sum, so that none depends on how many rows a batch has. Shapes and places of all that they take
 follow from the config alone.
 
 What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
@@ -28,13 +28,13 @@ from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import join, split, trained_part
 from selfplay.models.sharding import batch_sharding, parameter_shardings
 from selfplay.objective import Objective, Old, Rows, Stats
-from selfplay.optimizer import advance, make_optimizer, moment_shardings
+from selfplay.optimizer import clipped, followed, make_optimizer, moment_shardings, moved
 from selfplay.records import Batch
 
 Total: TypeAlias = tuple[Params, Params | None, Stats]
 """Gradients of the policy and of the critic, and statistics, summed over slabs."""
 
-Program: TypeAlias = Literal["init", "add", "apply"]
+Program: TypeAlias = Literal["init", "add", "move", "follow"]
 """The compiled programs of an update."""
 
 PLACED = dict.fromkeys(("ids", "positions", "segment_ids", "prefix_ids", "roles"), np.int32) | {"reg_mask": np.bool_}
@@ -57,6 +57,13 @@ def slab_fields(update: Update) -> dict[str, Any]:
     return PLACED | WEIGHED | ({"pair_ids": np.int32} if update.loss in PAIRWISE else {})
 
 
+Weights: TypeAlias = tuple[Params, Params | None]
+"""What is trained: the policy's and the critic's."""
+
+Moments: TypeAlias = tuple[Any, Any, jax.Array]
+"""The optimizer's state of the policy and of the critic, and the steps taken."""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class PolicyState:
@@ -70,6 +77,14 @@ class PolicyState:
     critic_opt_state: Any
     steps: jax.Array
     """Optimizer steps that the policy took, int32 scalar."""
+
+    @property
+    def weights(self) -> Weights:
+        return self.params, self.critic
+
+    @property
+    def moments(self) -> Moments:
+        return self.opt_state, self.critic_opt_state, self.steps
 
 
 class Shapes(NamedTuple):
@@ -97,21 +112,27 @@ class Programs:
         self.shardings = self._state_shardings()
         """Of a PolicyState."""
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
-        self._gradient = jax.jit(self._slab, static_argnames=("old", "reach"))
-        """`_slab`, traced once for whoever asks: within `add`, and for the shapes of what it gives."""
+        self.gradient = jax.jit(self._slab, static_argnames=("old", "reach"), out_shardings=self._total_shardings)
+        """A slab with the weights -> Total; see `_slab`. Traced once for whoever asks: within `add` as well."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = jax.jit(
             self._add, static_argnames=("old", "reach"), donate_argnames=("total",), out_shardings=self._total_shardings
         )
         """Total and a slab with the weights -> Total; see `_slab`."""
-        self.apply = jax.jit(
-            self._apply,
+        at = self.shardings
+        self._move = jax.jit(
+            self._moved,
             static_argnames=("policy", "critic"),
-            donate_argnames=("state",),
-            out_shardings=(self.shardings, self._whole),
+            donate_argnames=("weights", "total"),
+            out_shardings=((at.params, at.critic), self._total_shardings, self._whole),
         )
-        """State and Total -> the next state, and statistics."""
+        self._follow = jax.jit(
+            self._followed,
+            static_argnames=("policy", "critic"),
+            donate_argnames=("moments",),
+            out_shardings=(at.opt_state, at.critic_opt_state, at.steps),
+        )
         self.logprobs = jax.jit(self._objective.logprobs, static_argnames=("reach",), out_shardings=self._whole)
         """Weights and rows -> [R T] nats."""
         self.values = jax.jit(self._objective.values, static_argnames=("reach",), out_shardings=self._whole)
@@ -123,10 +144,25 @@ class Programs:
         cast: Params = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), params)
         return cast
 
+    def apply(
+        self, state: PolicyState, total: Total, scale: np.float32, *, policy: bool, critic: bool
+    ) -> tuple[PolicyState, Stats]:
+        """One optimizer step with a batch's summed gradients, at `scale` times the learning rate; consumes all of both.
+
+        The weights move in one program and the moments follow in another, so that each is changed in place: in a single
+        one XLA copies the moments, from which both are made.
+        """
+        learns = {"policy": policy, "critic": critic}
+        (params, head), total, finite = self._move(state.weights, state.moments, total, scale, **learns)
+        opt_state, critic_opt_state, steps = self._follow(state.moments, (params, head), total[:2], finite, **learns)
+        return PolicyState(
+            params=params, opt_state=opt_state, critic=head, critic_opt_state=critic_opt_state, steps=steps
+        ), total[2]
+
     def nothing(self, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """A Total to begin with; the arguments are those of `add` for one slab."""
         if old not in self._zeros:  # the sum has one shape for all slabs, whatever their reach
-            shapes = self._gradient.eval_shape(*slab, old=old, reach=reach)
+            shapes = self.gradient.eval_shape(*slab, old=old, reach=reach)
             zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
         return self._zeros[old]()
@@ -150,7 +186,7 @@ class Programs:
         """The sum of gradients and statistics that slabs of these shapes add to."""
         state, frozen, slab, references = shapes
         given = state.params, frozen, state.critic, slab, references
-        sums: Total = self._gradient.eval_shape(*given, old="behaviour", reach=None)
+        sums: Total = self.gradient.eval_shape(*given, old="behaviour", reach=None)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
         return policy, critic, _placed(sums[2], jax.tree.map(lambda _: self._whole, sums[2]))
 
@@ -160,7 +196,7 @@ class Programs:
         What it holds on a device is in `.compile().memory_analysis()`.
 
         Args:
-          program: init makes the state, add adds the gradient of a slab to the sum, apply takes the step.
+          program: init makes the state, add adds the gradient of a slab to the sum, move and follow take the step.
         """
         if program == "init":
             trained = trained_part(self.config, abstract_params(self.config))
@@ -171,7 +207,11 @@ class Programs:
         if program == "add":
             given = state.params, frozen, state.critic, slab, references
             return self.add.lower(total, *given, old="behaviour", reach=None)
-        return self.apply.lower(state, total, np.float32(1), policy=True, critic=state.critic is not None)
+        learns = {"policy": True, "critic": state.critic is not None}
+        if program == "move":
+            return self._move.lower(state.weights, state.moments, total, np.float32(1), **learns)
+        finite = jax.ShapeDtypeStruct((), np.bool_, sharding=self._whole)
+        return self._follow.lower(state.moments, state.weights, total[:2], finite, **learns)
 
     def kept(self, rows: int, width: int) -> int:
         """Bytes that the forward pass of a slab leaves for the backward one, over all devices, from shapes alone."""
@@ -197,24 +237,40 @@ class Programs:
             steps=jnp.zeros((), jnp.int32),
         )
 
-    def _apply(
-        self, state: PolicyState, total: Total, scale: jax.Array, *, policy: bool, critic: bool
-    ) -> tuple[PolicyState, Stats]:
-        """One optimizer step with a batch's summed gradients, at `scale` times the learning rate."""
-        gradient, critic_gradient, stats = total
+    def _moved(
+        self, weights: Weights, moments: Moments, total: Total, scale: jax.Array, *, policy: bool, critic: bool
+    ) -> tuple[Weights, Total, jax.Array]:
+        """The next weights, the total with its gradients clipped, and whether they are finite: else nothing moves."""
+        (params, head), (gradient, critic_gradient, stats) = weights, total
         norms = {"grad_norm": optax.tree.norm(gradient), "critic_grad_norm": optax.tree.norm(critic_gradient)}
         finite = jnp.isfinite(norms["grad_norm"]) & jnp.isfinite(norms["critic_grad_norm"])
-        weights, moments = state.params, state.opt_state
-        head, head_moments = state.critic, state.critic_opt_state
         if policy:
-            weights, moments = advance(self._tx, gradient, moments, weights, scale, finite)
+            gradient = clipped(self.update, gradient)
+            params = moved(self._tx, gradient, moments[0], params, scale, finite)
         if critic:
-            head, head_moments = advance(self._critic_tx, critic_gradient, head_moments, head, scale, finite)
-        steps = state.steps + finite if policy else state.steps
+            critic_gradient = clipped(self.update, critic_gradient)
+            head = moved(self._critic_tx, critic_gradient, moments[1], head, scale, finite)
         stats["sum"] |= norms | {"nonfinite": 1.0 - finite}
-        return PolicyState(
-            params=weights, opt_state=moments, critic=head, critic_opt_state=head_moments, steps=steps
-        ), stats
+        return (params, head), (gradient, critic_gradient, stats), finite
+
+    def _followed(
+        self,
+        moments: Moments,
+        weights: Weights,
+        gradients: Weights,
+        finite: jax.Array,
+        *,
+        policy: bool,
+        critic: bool,
+    ) -> Moments:
+        """The next moments and count of steps."""
+        of_policy, of_critic, steps = moments
+        if policy:
+            of_policy = followed(self._tx, gradients[0], of_policy, weights[0], finite)
+            steps = steps + finite
+        if critic:
+            of_critic = followed(self._critic_tx, gradients[1], of_critic, weights[1], finite)
+        return of_policy, of_critic, steps
 
     def _slab(
         self,
@@ -252,7 +308,7 @@ class Programs:
 
     def _add(self, total: Total, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """`total` and what `_slab` makes of these arguments."""
-        return _merge(total, self._gradient(*slab, old=old, reach=reach))
+        return _merge(total, self.gradient(*slab, old=old, reach=reach))
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""

@@ -19,7 +19,7 @@ from selfplay.config import Role as Role
 UnitKind = Literal["propose", "solve", "play", "evaluate"]
 Finish = Literal["stop", "length", "eos", "abandoned"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the records and of the generation folder."""
 
 

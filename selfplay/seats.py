@@ -30,13 +30,14 @@ def seat(run: Run, role: Role, version: int, *, memory: str = "") -> PolicyRef:
     return PolicyRef(chosen.policy, version if chosen.trainable else 0, memory if role == "solve" else "")
 
 
-def kept_versions(run: Run, policy: str, *, newest: int, began: int, past: Collection[int]) -> set[int]:
+def kept_versions(run: Run, policy: str, *, newest: int | None, began: int, past: Collection[int]) -> set[int]:
     """The versions of a policy that some role may still play as.
 
     Args:
+      newest: the version to come from now on; None = it is still to be made.
       past: versions of past selves that are kept as opponents.
     """
-    keep = {newest}
+    keep = set() if newest is None else {newest}
     if any(role.plays == "generation" for role in run.roles.values()):
         keep.add(began)
     if any(role.policy == policy and not role.trainable for role in run.roles.values()):

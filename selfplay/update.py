@@ -77,7 +77,7 @@ class Updater:
         """
         update = self.update
         if update.micro_rows and update.entropy_floor == 1 and not may_have_reach(update.row_tokens):
-            for program in ("add", "apply"):
+            for program in ("add", "move", "follow"):
                 self.programs.lower(program, self.row_multiple, self.update.row_tokens).compile()
 
     def publish(self, state: PolicyState) -> Params:
@@ -188,6 +188,9 @@ class Updater:
     ) -> Total:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic
+        if len(slabs) == 1:  # its gradient is the sum, and there is none to hold beside it
+            alone: Total = self.programs.gradient(*weights, slabs[0], references, old=old, reach=reach)
+            return alone
         total = self.programs.nothing(*weights, slabs[0], references, old=old, reach=reach)
         for slab in slabs:
             total = self.programs.add(total, *weights, slab, references, old=old, reach=reach)

@@ -152,8 +152,8 @@ def test_without_a_manifest_it_does_not_exist(saved: Path) -> None:
 
 
 def test_another_format_is_refused_not_passed_over(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.checkpoint.FORMAT", 3)
-    with pytest.raises(CheckpointError, match="0001 is of format 2, this code reads format 3"):
+    monkeypatch.setattr("selfplay.checkpoint.FORMAT", 4)
+    with pytest.raises(CheckpointError, match="0001 is of format 3, this code reads format 4"):
         Generations(saved, keep=3).newest()
 
 

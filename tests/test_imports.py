@@ -54,6 +54,7 @@ LEVELS = (
         "hosts",
         "layout",
         "packing",
+        "blocks",
         "readout",
         "objective",
         "opponents",

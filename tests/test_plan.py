@@ -68,11 +68,22 @@ def test_what_lasts_is_what_the_compiled_programs_hold(shape, lora):
     total = updater.programs.total_shapes(shapes)
     init = updater.programs.lower("init", rows, 32).compile().memory_analysis()
     assert device_bytes(state) == pytest.approx(init.output_size_in_bytes, rel=0.03)  # 8 bytes an array
-    apply = updater.programs.lower("apply", rows, 32).compile().memory_analysis()
-    assert device_bytes((state, total)) == pytest.approx(apply.argument_size_in_bytes, rel=0.03)
+    move, follow = (updater.programs.lower(p, rows, 32).compile().memory_analysis() for p in ("move", "follow"))
+    assert device_bytes((state, total)) == pytest.approx(move.argument_size_in_bytes, rel=0.03)
+    assert device_bytes((state.opt_state, total[:2])) == pytest.approx(follow.argument_size_in_bytes, rel=0.03)
     add = updater.programs.lower("add", rows, 32).compile().memory_analysis()
     held = device_bytes((state.params, frozen, total))
     assert held < add.argument_size_in_bytes <= held + device_bytes(slab)  # what this loss does not read is left out
+
+
+def test_an_optimizer_step_works_in_place():
+    wide = replace(SMALL, layers=1, vocab_size=512, hidden_size=256, intermediate_size=512)
+    updater = subject(wide).updater()
+    weights = device_bytes(updater.programs.shapes(1, 32).state.params)
+    used = [updater.programs.lower(p, 1, 32).compile().memory_analysis() for p in ("move", "follow")]
+    assert [x.temp_size_in_bytes < weights / 50 for x in used] == [True, True]
+    assert used[0].alias_size_in_bytes == pytest.approx(2 * weights, rel=0.03)  # weights and clipped gradient
+    assert used[1].alias_size_in_bytes == pytest.approx(2 * weights, rel=0.03)  # both moments
 
 
 def test_scratch_from_two_depths_is_that_of_the_whole_program(monkeypatch):

@@ -18,7 +18,7 @@ from selfplay.models import ModelConfig, forward, init_params, logits
 from selfplay.models.lora import merged, split
 from selfplay.models.sharding import make_mesh
 from selfplay.objective import Objective
-from selfplay.optimizer import advance, decay
+from selfplay.optimizer import decay, followed, moved
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
 from selfplay.update import Updater
@@ -187,7 +187,7 @@ def test_one_and_eight_devices_agree(full, params):
     for tree, moments in ((gradient, state.opt_state), (critic_gradient, state.critic_opt_state)):
         norm = float(optax.tree.norm(tree))
         expected = jax.tree.map(lambda g, norm=norm: 0.1 * g / max(norm, 1.0), tree)
-        assert_trees_close(moments[1][0].mu, expected, rtol=1e-5, atol=1e-6)
+        assert_trees_close(moments[0].mu, expected, rtol=1e-5, atol=1e-6)
 
 
 # ---------------------------------------------------------------- the optimizer step
@@ -208,18 +208,20 @@ def test_the_first_step_is_adamw_on_the_clipped_gradient(full, params):
 @pytest.mark.parametrize("update", [PLAIN, FULL], ids=["plain", "full"])
 def test_the_first_step_finds_compiled_what_was_prepared(update, params, monkeypatch):
     """Neither gradient nor optimizer is traced again, so that a step after `prepare` waits for no compiler."""
-    updater = Updater(CONFIG, replace(update, micro_rows=2), ROLES, make_mesh())
+    updater = Updater(CONFIG, replace(update, micro_rows=1), ROLES, make_mesh())
     traced, loss = [], Objective.loss
     monkeypatch.setattr(Objective, "loss", lambda *a, **k: traced.append("loss") or loss(*a, **k))
-    monkeypatch.setattr("selfplay.programs.advance", lambda *a, **k: traced.append("advance") or advance(*a, **k))
+    for name, part in (("moved", moved), ("followed", followed)):
+        called = lambda *a, name=name, part=part: traced.append(name) or part(*a)  # noqa: E731
+        monkeypatch.setattr(f"selfplay.programs.{name}", called)
     updater.prepare()
     prepared = list(traced)
     (batch,) = batches(updater, items(updater, params))
-    assert batch.ids.shape[1] == update.row_tokens
+    assert batch.ids.shape[0] > 1 and batch.ids.shape[1] == update.row_tokens  # a sum of several slabs
     updater.step(updater.init(params), [batch])
-    assert set(prepared) == {"loss", "advance"} and traced == prepared
+    assert set(prepared) == {"loss", "moved", "followed"} and traced == prepared
     for decided_later in ({"micro_rows": 0}, {"row_tokens": 256}, {"entropy_floor": 0.5}):
-        Updater(CONFIG, replace(update, **{"micro_rows": 2} | decided_later), ROLES, make_mesh()).prepare()
+        Updater(CONFIG, replace(update, **{"micro_rows": 1} | decided_later), ROLES, make_mesh()).prepare()
     assert traced == prepared
 
 
@@ -481,7 +483,7 @@ def test_bfloat16_weights_are_computed_with_and_float32_ones_are_trained(params)
     before = jax.tree.map(np.asarray, state.params)
     state, metrics = updater.step(state, batches(updater, made))
     assert {x.dtype.name for x in jax.tree.leaves(updater.publish(state))} == {"bfloat16"}
-    assert {x.dtype.name for x in jax.tree.leaves((state.params, state.opt_state[1][0].mu))} == {"float32"}
+    assert {x.dtype.name for x in jax.tree.leaves((state.params, state.opt_state[0].mu))} == {"float32"}
     assert metrics["mismatch/logp_absdiff_max"] < 1e-4  # scored and trained with the same rounding
     changes = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), state.params, before)
     assert 0 < max(jax.tree.leaves(changes)) < 2e-5  # smaller than a bfloat16 can hold beside a weight of 1

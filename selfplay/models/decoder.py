@@ -197,12 +197,6 @@ class Decoder(nnx.Module):
             written.append(layer)
         return self.norm(x), written
 
-    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        matrix = self.embed[...] if self.head is None else self.head[...]
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        scores = project(flat, matrix, jnp.float32).reshape(*hidden.shape[:-1], -1)
-        return soften(scores, self.config.logit_softcap)
-
 
 INIT_STD = 0.02
 
@@ -281,7 +275,19 @@ def forward(
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Unnormalised log-probabilities of the next token, float32."""
-    return _decoder(config, params).logits(hidden)
+    return soften(scores(output_matrix(config, params), hidden), config.logit_softcap)
+
+
+def output_matrix(config: ModelConfig, params: Params) -> Float[Array, "V D"]:
+    """What hidden states are scored with: the embedding itself when tied."""
+    matrix: Array = params["embed" if config.tie_embeddings else "head"]
+    return matrix
+
+
+def scores(matrix: Float[Array, "V D"], hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """What `logits` are before they are softened, float32: one product with the output matrix."""
+    flat = project(hidden.reshape(-1, hidden.shape[-1]), matrix, jnp.float32)
+    return flat.reshape(*hidden.shape[:-1], -1)
 
 
 def prefill(
