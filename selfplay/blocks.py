@@ -23,18 +23,10 @@ BLOCK = 1 << 15
 Carried = TypeVar("Carried")
 
 
-def product(
-    matrix: Float[Array, "*S V D"], hidden: Float[Array, "S M D"], *, block: int | None = None
-) -> Float[Array, "S M V"]:
-    """Scores of hidden states, float32. `block` = None: all rows at once."""
-    rows = matrix.shape[-2]
-    if block is None or block >= rows:
-        return _whole(matrix, hidden)
-
-    def put(first: Array | int, size: int, z: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(z, _whole(_cut(matrix, first, size, -2), hidden), first, -1)
-
-    return _by_blocks(rows, block, put, jnp.zeros((*hidden.shape[:-1], rows), jnp.float32))
+def product(matrix: Float[Array, "*S V D"], hidden: Float[Array, "S M D"]) -> Float[Array, "S M V"]:
+    """Scores of hidden states, float32."""
+    found: Array = scores(matrix, hidden) if matrix.ndim == 2 else jax.vmap(scores)(matrix, hidden)
+    return found
 
 
 def add_gradient(
@@ -52,7 +44,7 @@ def add_gradient(
 
     def add(first: Array | int, size: int, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, of_hidden = sums
-        pull = jax.vjp(_whole, _cut(matrix, first, size, -2), hidden)[1]
+        pull = jax.vjp(product, _cut(matrix, first, size, -2), hidden)[1]
         more, also = pull(_cut(slope, first, size, -1))
         return lax.dynamic_update_slice_in_dim(rows, _cut(rows, first, size, -2) + more, first, -2), of_hidden + also
 
@@ -60,11 +52,6 @@ def add_gradient(
     start = total, jnp.zeros(hidden.shape, jnp.float32)
     total, of_hidden = _by_blocks(rows, min(block or rows, rows), add, start)
     return total, of_hidden.astype(hidden.dtype)
-
-
-def _whole(matrix: Float[Array, "*S V D"], hidden: Float[Array, "S M D"]) -> Float[Array, "S M V"]:
-    found: Array = scores(matrix, hidden) if matrix.ndim == 2 else jax.vmap(scores)(matrix, hidden)
-    return found
 
 
 def _cut(x: Array, first: Array | int, size: int, axis: int) -> Array:

@@ -83,22 +83,20 @@ def read_out(
     terms = partial(_chosen_terms, config, entropy_learns=entropy_learns)
     parts = batch_parts(mesh)
     if not chunk or at.ids.size <= chunk * parts:
-        return terms(*_scored((policy, reference), at, None), at)
+        return terms(*_scored((policy, reference), at), at)
     if parts > 1:  # each device multiplies with a copy of its own, so that gradients meet once, not once a chunk
         policy, reference = _own_copy(policy, mesh), None if reference is None else _own_copy(reference, mesh)
     block = BLOCK if mesh.shape["tensor"] == 1 else None  # rows that lie on several devices are not cut
     return _in_chunks(terms, (policy, reference), at, chunk=chunk, parts=parts, block=block)
 
 
-def _scored(
-    matrices: Matrices, at: Positions, block: int | None
-) -> tuple[Float[Array, "... V"], Float[Array, "... V"] | None]:
+def _scored(matrices: Matrices, at: Positions) -> tuple[Float[Array, "... V"], Float[Array, "... V"] | None]:
     """Scores of the policy and of the reference."""
     policy, reference = matrices
     theirs = None
     if reference is not None and at.reference is not None:
-        theirs = product(reference, at.reference, block=block)
-    return product(policy, at.hidden, block=block), theirs
+        theirs = product(reference, at.reference)
+    return product(policy, at.hidden), theirs
 
 
 def _chosen_terms(
@@ -180,7 +178,7 @@ def _first_chunks(
     """`terms` of the first `count` of [chunks S M] positions, one chunk after the other; 0 in the others."""
 
     def of(part: Positions) -> Terms:
-        return terms(*_scored(matrices, part, block), part)
+        return terms(*_scored(matrices, part), part)
 
     shapes = jax.eval_shape(of, _take(chunks, 0))
     nothing = jax.tree.map(lambda x: jnp.zeros((len(chunks.ids), *x.shape), x.dtype), shapes)
@@ -202,7 +200,7 @@ def _backwards(terms: TermsOf, block: int | None, given: Given, slopes: Terms) -
 
     def one(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         part = _take(chunks, i)
-        z, theirs = _scored((policy, reference), part, block)
+        z, theirs = _scored((policy, reference), part)
         (slope,) = jax.vjp(lambda z: terms(z, theirs, part), z)[1](_take(slopes, i))  # [S M V]
         matrix, hidden = add_gradient(sums[0], policy, part.hidden, slope, block=block)
         return matrix, _put(sums[1], i, hidden)
