@@ -21,10 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from selfplay import losses
-from selfplay.blocks import BLOCK, add_gradient, product
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import soften
-from selfplay.models.decoder import output_matrix
+from selfplay.models.decoder import output_matrix, scores
 from selfplay.models.sharding import BATCH_AXES, batch_parts
 
 
@@ -86,8 +85,7 @@ def read_out(
         return terms(*_scored((policy, reference), at), at)
     if parts > 1:  # each device multiplies with a copy of its own, so that gradients meet once, not once a chunk
         policy, reference = _own_copy(policy, mesh), None if reference is None else _own_copy(reference, mesh)
-    block = BLOCK if mesh.shape["tensor"] == 1 else None  # rows that lie on several devices are not cut
-    return _in_chunks(terms, (policy, reference), at, chunk=chunk, parts=parts, block=block)
+    return _in_chunks(terms, (policy, reference), at, chunk=chunk, parts=parts)
 
 
 def _scored(matrices: Matrices, at: Positions) -> tuple[Float[Array, "... V"], Float[Array, "... V"] | None]:
@@ -95,8 +93,13 @@ def _scored(matrices: Matrices, at: Positions) -> tuple[Float[Array, "... V"], F
     policy, reference = matrices
     theirs = None
     if reference is not None and at.reference is not None:
-        theirs = product(reference, at.reference)
-    return product(policy, at.hidden), theirs
+        theirs = _product(reference, at.reference)
+    return _product(policy, at.hidden), theirs
+
+
+def _product(matrix: Float[Array, "*S V D"], hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    found: Array = scores(matrix, hidden) if matrix.ndim == 2 else jax.vmap(scores)(matrix, hidden)
+    return found
 
 
 def _chosen_terms(
@@ -143,9 +146,7 @@ def _own_copy(matrix: Float[Array, "V D"], mesh: Mesh) -> Float[Array, "S V D"]:
     return placed
 
 
-def _in_chunks(
-    terms: TermsOf, matrices: Matrices, at: Positions, *, chunk: int, parts: int, block: int | None
-) -> Terms:
+def _in_chunks(terms: TermsOf, matrices: Matrices, at: Positions, *, chunk: int, parts: int) -> Terms:
     """`terms` of [S M] positions at a time, chosen positions first, over all of [R T]."""
     shape = at.ids.shape
     flat = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[2:]), at)  # [S N ...]
@@ -163,7 +164,7 @@ def _in_chunks(
     if chunks.temperature is not None:  # padding divides by 1
         chunks = chunks._replace(temperature=jnp.where(chunks.chosen, chunks.temperature, 1.0))
     most = flat.chosen.sum(axis=1).max()
-    found = _first_chunks(terms, block, matrices, chunks, -(-most // chunk))  # [chunks S M]
+    found = _first_chunks(terms, matrices, chunks, -(-most // chunk))  # [chunks S M]
     back = jnp.argsort(order, axis=1)
     placed: Terms = jax.tree.map(
         lambda x: jnp.take_along_axis(x.swapaxes(0, 1).reshape(parts, -1), back, axis=1).reshape(shape), found
@@ -171,10 +172,8 @@ def _in_chunks(
     return placed
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _first_chunks(
-    terms: TermsOf, block: int | None, matrices: Matrices, chunks: Positions, count: Int[Array, ""]
-) -> Terms:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _first_chunks(terms: TermsOf, matrices: Matrices, chunks: Positions, count: Int[Array, ""]) -> Terms:
     """`terms` of the first `count` of [chunks S M] positions, one chunk after the other; 0 in the others."""
 
     def of(part: Positions) -> Terms:
@@ -189,12 +188,12 @@ def _first_chunks(
 Given: TypeAlias = tuple[Matrices, Positions, Int[Array, ""]]
 
 
-def _forwards(terms: TermsOf, block: int | None, *given: *Given) -> tuple[Terms, Given]:
-    found: Terms = _first_chunks(terms, block, *given)
+def _forwards(terms: TermsOf, *given: *Given) -> tuple[Terms, Given]:
+    found: Terms = _first_chunks(terms, *given)
     return found, given
 
 
-def _backwards(terms: TermsOf, block: int | None, given: Given, slopes: Terms) -> tuple[Any, ...]:
+def _backwards(terms: TermsOf, given: Given, slopes: Terms) -> tuple[Any, ...]:
     """Gradients of the policy's matrix, summed in float32 whatever its type, and of its hidden states."""
     (policy, reference), chunks, count = given
 
@@ -202,8 +201,8 @@ def _backwards(terms: TermsOf, block: int | None, given: Given, slopes: Terms) -
         part = _take(chunks, i)
         z, theirs = _scored((policy, reference), part)
         (slope,) = jax.vjp(lambda z: terms(z, theirs, part), z)[1](_take(slopes, i))  # [S M V]
-        matrix, hidden = add_gradient(sums[0], policy, part.hidden, slope, block=block)
-        return matrix, _put(sums[1], i, hidden)
+        matrix, hidden = jax.vjp(_product, policy, part.hidden)[1](slope)
+        return sums[0] + matrix, _put(sums[1], i, hidden)
 
     nothing = jnp.zeros(policy.shape, jnp.float32), jnp.zeros_like(chunks.hidden)
     matrix, hidden = lax.fori_loop(0, count, one, nothing)

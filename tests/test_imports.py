@@ -54,7 +54,6 @@ LEVELS = (
         "hosts",
         "layout",
         "packing",
-        "blocks",
         "readout",
         "objective",
         "opponents",

@@ -74,18 +74,6 @@ def test_chunks_give_values_and_gradients_of_all_at_once(at_once, config):
     assert not np.asarray(got[0][1].logprobs)[~at.chosen].any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_a_gradient_by_blocks_of_the_vocabulary(at_once, shape, monkeypatch):
-    params, reference, at, expected = at_once[LLAMA]
-    monkeypatch.setattr("selfplay.readout.BLOCK", block := 24)
-    assert LLAMA.vocab_size > 2 * block and LLAMA.vocab_size % block  # two whole ones or more, and what is left
-    mesh = make_mesh(*shape)
-    spread = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), at)
-    program = loss_of(LLAMA, mesh, 4)
-    got = program(shard_params(params, mesh), spread.hidden, spread, shard_params(reference, mesh))
-    assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 2e-6)
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_chunks_on_eight_devices(at_once, shape):
     params, reference, at, expected = at_once[QWEN2]
