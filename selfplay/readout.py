@@ -77,8 +77,8 @@ def read_out(
       chunk: positions that a device computes at a time; 0 = all at once.
       entropy_learns: False = no gradient flows through the entropy.
     """
-    policy, reference = (None if params is None else output_matrix(config, params) for params in weights)
-    assert policy is not None
+    policy = output_matrix(config, weights[0])
+    reference = None if weights[1] is None else output_matrix(config, weights[1])
     terms = partial(_chosen_terms, config, entropy_learns=entropy_learns)
     parts = batch_parts(mesh)
     if not chunk or at.ids.size <= chunk * parts:

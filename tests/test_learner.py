@@ -88,6 +88,21 @@ def assert_same(run: Run, folder: Path, other: Path) -> None:
 # ---------------------------------------------------------------- one run
 
 
+@pytest.mark.parametrize(("name", "stay"), [("quickstart", []), ("quickstart-frozen", [0])])
+def test_an_update_finds_no_played_weights_that_nobody_plays_again(
+    name: str, stay: list[int], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, update = [], Learner._update
+
+    def noting(self: Learner, *args: Any) -> dict[str, float]:
+        held.append(sorted(ref.version for ref in self.crew._cluster._published))  # type: ignore[attr-defined]
+        return update(self, *args)
+
+    monkeypatch.setattr(Learner, "_update", noting)
+    train(small_run(name, random_model), tmp_path / "run")
+    assert held == [stay] * 4
+
+
 def test_a_run_learns_from_proposals_and_leaves_its_records(small: Run, straight: Path) -> None:
     steps, generations = read_metrics(straight, "step"), read_metrics(straight, "generation")
     assert [r["step"] for r in steps] == [1, 2, 3, 4] and [r["step"] for r in generations] == [0, 2, 4]

@@ -108,6 +108,22 @@ def test_no_array_holds_the_logits_of_all_positions():
     assert made(16) == max(16 * config.vocab_size, config.vocab_size * config.hidden_size) < whole / 3
 
 
+def test_a_matrix_that_is_not_trained_costs_no_gradient():
+    """As with LoRA: no product of its shape is left in the compiled program."""
+    config = replace(LLAMA, vocab_size=1024)
+    params, at = random_params(config), positions(config, reference=False)
+
+    def loss(params, hidden):
+        terms = read_out(config, (params, None), at._replace(hidden=hidden), chunk=16, mesh=make_mesh())
+        return terms.logprobs.sum()
+
+    def products(argument):
+        text = jax.jit(jax.grad(loss, argnums=argument)).lower(params, at.hidden).compile().as_text()
+        return sum(f"f32[1024,{config.hidden_size}]" in x.split("dot(")[0] for x in text.splitlines() if " dot(" in x)
+
+    assert products(0) == 1 and products(1) == 0
+
+
 def test_what_is_not_chosen_is_not_computed():
     """A hidden state that is not a number, off the chosen positions, reaches neither the sum nor its gradient."""
     params, at = random_params(LLAMA), positions(LLAMA, reference=False)

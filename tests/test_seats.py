@@ -38,6 +38,11 @@ def test_versions_stay_for_as_long_as_somebody_plays_them() -> None:
     assert kept_versions(recipe.resolve("spin"), MAIN, **at) == {7, 5}
     assert kept_versions(recipe.resolve("league"), MAIN, **at) == {7, 0, 2}
     assert kept_versions(recipe.resolve("league"), "other", **at) == {7}
+    at["newest"] = None  # during an update
+    kept = {
+        name: kept_versions(recipe.resolve(name), MAIN, **at) for name in ("quickstart", "quickstart-frozen", "spin")
+    }
+    assert kept == {"quickstart": set(), "quickstart-frozen": {0}, "spin": {5}}
 
 
 def test_a_generation_that_learnt_nothing_of_games_is_no_new_opponent() -> None:
