@@ -36,8 +36,8 @@ SAMPLE = (
     "sampler_scratch",
 )  # fmt: skip
 MOMENTS = {"update": UPDATE, "publish": PUBLISH, "sample": SAMPLE}
-"""What a device holds at each moment of a step. The sampler's weights count in all, though most recipes let them go before
-an update (`Crew.let_go`): where a role plays as an earlier version, they stay."""
+"""What a device holds at each moment of a step. The sampler's weights count in all, though most recipes let them go
+before an update (`Crew.let_go`): where a role plays as an earlier version, they stay."""
 
 
 @dataclass(frozen=True)
