@@ -62,8 +62,8 @@ class Crew:
         self._retire(newest, began, past)
 
     def let_go(self, *, began: int, past: Collection[int]) -> None:
-        """All games of a step are played: the weights that were the newest go, so that nothing is held beside an update
-        that nobody reads."""
+        """All units of a step are back: the weights that were the newest go, unless some role plays them again, so that
+        an update has their room."""
         self._retire(None, began, past)
 
     def _retire(self, newest: int | None, began: int, past: Collection[int]) -> None:

@@ -74,6 +74,7 @@ class Updater:
         """Compile what a step runs on slabs of `update.row_tokens`, from shapes alone: the first step finds it done.
 
         Nothing is compiled where the first batch decides what is: by its size, its reach, or what it weighs entropy by.
+        A batch of one slab alone has another program than `add` (`_total`), which its first step compiles.
         """
         update = self.update
         if update.micro_rows and update.entropy_floor == 1 and not may_have_reach(update.row_tokens):
