@@ -30,7 +30,7 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
-SHARED = {"micro_rows": 2, "row_tokens": 640, "logit_chunk": 512}
+SHARED = {"micro_rows": 2, "row_tokens": 640, "logit_chunk": 512, "devices": 1}
 """A row holds a prompt and its eight answers: 63 + 8 x 65 tokens."""
 COMMANDS = {
     "rollout": Command(
@@ -46,7 +46,7 @@ COMMANDS = {
     "update": Command(
         "update",
         "tokens trained a second",
-        {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128, "logit_chunk": 512},
+        {"sequences": 64, "tokens": 128, "micro_rows": 4, "row_tokens": 128, "logit_chunk": 512, "devices": 1},
     ),
     "update-grouped": Command("update_grouped", "the same for groups that share a prompt", GROUPS | SHARED),
     "step": Command("step", "a whole on-policy step by phase", GROUPS | SHARED),
@@ -87,7 +87,7 @@ def measure(name: str, args: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--{option.replace('_', '-')} must be >= {least}, got {value}")
     if given["model"] not in MODELS and not Path(given["model"]).expanduser().is_dir():
         raise UserError(f"--model {given['model']!r}: no such folder; by name: {', '.join(MODELS)}")
-    fix_threads(given["threads"], given.get("devices", 1))
+    fix_threads(given["threads"], given["devices"])
     from benchmarks.subject import open_subject
 
     options = {option: given[option] for option in ("repeats", *command.options)}
@@ -111,7 +111,7 @@ def _parser(name: str, command: Command) -> Parser:
 def fix_threads(threads: int, devices: int) -> None:
     """Keep this process, and every thread that it starts, to so many cores; XLA makes as many threads of its own.
 
-    With several `devices` these share the rows of sampling, as with `mesh.data` in a run.
+    With several `devices` these share the rows, as with `mesh.data` in a run.
     XLA on CPU takes the size of its pool from NPROC when jax is first imported, and never more than the usable cores.
     """
     usable = sorted(os.sched_getaffinity(0))

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {"rollout": "tokens_per_s", "update": "tokens_per_s", "update-grouped": "tokens_per_s", "step": "s_per_step"}
 """What is compared; a figure in seconds is better when it is lower."""
 OUR_OWN = ("row_tokens", "micro_rows", "logit_chunk", "devices")
-"""Ours alone: how sequences are packed and read out, and how many devices share the rows of `rollout`; as the benchmark
-has it where it is not given. The peers' choices are those of `benchmarks.peers`."""
+"""Ours alone: how sequences are packed and read out, and how many devices share the rows; as the benchmark has it where
+it is not given. The peers' choices are those of `benchmarks.peers`."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--row-tokens", type=int, help="of our packed rows; as the benchmark has it if not given")
     parser.add_argument("--micro-rows", type=int, help="of ours at a time; likewise")
     parser.add_argument("--logit-chunk", type=int, help="positions whose logits ours holds at a time; likewise")
-    parser.add_argument("--devices", type=int, help="of ours that share the rows of rollout; likewise")
+    parser.add_argument("--devices", type=int, help="of ours that share the rows; likewise")
     parser.add_argument("--peer-micro-rows", type=int, help="sequences of the peer's at a time")
     for size in sorted({size for sizes in PEERS.values() for of in sizes.values() for size in of} - set(OUR_OWN)):
         parser.add_argument(f"--{size.replace('_', '-')}", type=int, help="a size of the work, for both")
@@ -74,8 +74,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         raise UserError(f"--model {args.model!r}: no such folder; by name: bench-tiny")
     if shutil.which(args.peer_python) is None:
         raise UserError(f"--peer-python {args.peer_python}: no such program")
-    of_rollout = args.command == "rollout"
-    own = tuple(option for option in OUR_OWN if (option == "devices") == of_rollout)
+    own = ("devices",) if args.command == "rollout" else OUR_OWN
     ours_and_common = (*common, "peer_micro_rows", *own)
     for option, value in vars(args).items():
         if isinstance(value, int) and value < (least := int(option not in MAY_BE_ZERO)):

@@ -17,7 +17,7 @@ from benchmarks.update import peak_bytes, settings
 from selfplay.actor import Actor
 from selfplay.archive import TaskArchive
 from selfplay.cluster.inprocess import InProcess
-from selfplay.config import Acquire, EnvChoice, Policy, RoleConfig, Run
+from selfplay.config import Acquire, EnvChoice, Mesh, Policy, RoleConfig, Run
 from selfplay.errors import UserError
 from selfplay.models import Tokenizer
 from selfplay.models.sharding import make_mesh
@@ -42,6 +42,7 @@ def run(
     micro_rows: int,
     row_tokens: int,
     logit_chunk: int,
+    devices: int,
     repeats: int,
 ) -> dict[str, Any]:
     """Seconds a step: sample, verify, update (refining and packing included), publish. Rows have their full lengths."""
@@ -57,6 +58,7 @@ def run(
                 roles={"propose": RoleConfig(trainable=False), "solve": RoleConfig(max_new_tokens=new_tokens)},
                 acquire=Acquire(units=1, tasks_per_unit=tasks, group_size=group, mix={"procedural": 1.0}),
                 update=settings(micro_rows, row_tokens, logit_chunk),
+                mesh=Mesh(data=devices),
             ),
         )
         first = steps.take(prompt_tokens)["s_per_step"]
@@ -73,10 +75,11 @@ class Steps:
     def __init__(self, subject: Subject, run: Run) -> None:
         self.run, self.step = run, 0
         self.world = World({name: envs.make(name, **choice.options) for name, choice in run.envs.items()}, {})
-        self.updater = Updater(subject.config, run.update, run.roles, make_mesh(), dtype=subject.dtype)
+        mesh = make_mesh(run.mesh.data)
+        self.updater = Updater(subject.config, run.update, run.roles, mesh, dtype=subject.dtype)
         self.state = self.updater.init(subject.params)
         subject.params.clear()  # as a learner does with a base that is read no more
-        sampler = LocalSampler(subject.config, subject.tokenizer)
+        sampler = LocalSampler(subject.config, subject.tokenizer, mesh)
         self.cluster = InProcess(Actor({"main": Speaker(sampler, subject.tokenizer, subject.config.max_positions)}))
         self.cluster.publish("main", 0, self.updater.publish(self.state))
 

@@ -26,14 +26,23 @@ ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
 
 
 def run(
-    subject: Subject, *, sequences: int, tokens: int, micro_rows: int, row_tokens: int, logit_chunk: int, repeats: int
+    subject: Subject,
+    *,
+    sequences: int,
+    tokens: int,
+    micro_rows: int,
+    row_tokens: int,
+    logit_chunk: int,
+    devices: int,
+    repeats: int,
 ) -> dict[str, Any]:
     """Tokens a second of a PPO step (forward, backward, AdamW) in which every token but the first was chosen."""
     texts = random_ids(subject.config.vocab_size, sequences, tokens)
     flops = 3 * forward_flops(subject.config, sequences, 0, tokens, logits=sequences * (tokens - 1))
     products = gradient_floor(subject, sequences * tokens, sequences * (tokens - 1), micro_rows * row_tokens)
     update = settings(micro_rows, row_tokens, logit_chunk)
-    return measure(subject, update, [(text, 1, i) for i, text in enumerate(texts)], flops, products, repeats)
+    alone = [(text, 1, i) for i, text in enumerate(texts)]
+    return measure(subject, update, alone, flops, products, devices=devices, repeats=repeats)
 
 
 def settings(micro_rows: int, row_tokens: int, logit_chunk: int) -> Update:
@@ -54,15 +63,18 @@ def measure(
     sequences: Sequence[tuple[np.ndarray, int, int]],
     flops: float,
     products: Callable[[], object],
+    *,
+    devices: int,
     repeats: int,
 ) -> dict[str, Any]:
     """Optimizer steps on sequences, each [n] ids with its prompt's length and its group.
 
     Args:
       flops: what has to be computed at least.
-      products: the floor.
+      products: the floor, on one device with all threads.
+      devices: share the rows.
     """
-    updater = Updater(subject.config, update, ROLES, make_mesh(), dtype=subject.dtype)
+    updater = Updater(subject.config, update, ROLES, make_mesh(devices), dtype=subject.dtype)
     state = updater.init(subject.params)
     items = _items(updater, subject, sequences)
     every = sum(item.trajectory.ids.size for item in items)

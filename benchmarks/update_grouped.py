@@ -23,6 +23,7 @@ def run(
     micro_rows: int,
     row_tokens: int,
     logit_chunk: int,
+    devices: int,
     repeats: int,
 ) -> dict[str, Any]:
     """As `update`; a prompt counts in tokens_per_s with every attempt, and in FLOPs and the floor once a group."""
@@ -35,7 +36,8 @@ def run(
     computed = tasks * prompt_tokens + chosen
     products = gradient_floor(subject, computed, chosen, micro_rows * row_tokens)
     flops = 3 * grouped_flops(subject.config, tasks, group, prompt_tokens, new_tokens)
-    return measure(subject, settings(micro_rows, row_tokens, logit_chunk), sequences, flops, products, repeats)
+    update = settings(micro_rows, row_tokens, logit_chunk)
+    return measure(subject, update, sequences, flops, products, devices=devices, repeats=repeats)
 
 
 def grouped_flops(config: ModelConfig, tasks: int, group: int, prompt: int, new: int) -> int:

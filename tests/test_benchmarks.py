@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
     qk_norm=True, tie_embeddings=True, max_positions=64, eos_ids=(2,), bos_id=1,
 )  # fmt: skip
 SUBJECT = Subject(CONFIG, init_params(CONFIG, jax.random.key(0)), printable_ascii(), "float32")
-ROWS = {"micro_rows": 4, "row_tokens": 32, "logit_chunk": 16}
+ROWS = {"micro_rows": 4, "row_tokens": 32, "logit_chunk": 16, "devices": 1}
 GROUPED = {"tasks": 2, "group": 2, "prompt_tokens": 16, "new_tokens": 8}
 
 CASES = {
@@ -37,7 +37,7 @@ CASES = {
         ("tokens_per_s", "occupancy"),
     ),
     "update": (
-        lambda **o: update.run(SUBJECT, sequences=4, tokens=24, **ROWS, **o),
+        lambda **o: update.run(SUBJECT, sequences=4, tokens=24, **ROWS | {"devices": 2}, **o),
         ("tokens_per_s", "flop_fraction", "peak_bytes"),
     ),
     "update-grouped": (
@@ -45,7 +45,7 @@ CASES = {
         ("tokens_per_s", "flop_fraction", "peak_bytes"),
     ),
     "step": (
-        lambda **o: step.run(SUBJECT, **GROUPED, **ROWS, **o),
+        lambda **o: step.run(SUBJECT, **GROUPED, **ROWS | {"devices": 2}, **o),
         ("s_per_step", "sample_s", "verify_s", "update_s", "publish_s", "peak_bytes"),
     ),
 }

@@ -51,12 +51,16 @@ def test_both_are_asked_for_the_same_work():
     assert pairs[0] == pairs[1] and pairs[0]["--tasks"] == "2" and pairs[0]["--model"] == "folder"
 
 
-def test_devices_are_ours_alone_and_of_rollout_alone():
-    args = beside._parse(["rollout", "--peer", "tunix", *PYTHON, "--devices", "2"])
+@pytest.mark.parametrize("work", [("rollout", "tunix"), ("update", "transformers"), ("step", "tunix")])
+def test_devices_are_ours_alone(work):
+    args = beside._parse([work[0], "--peer", work[1], *PYTHON, "--devices", "2"])
     ours, theirs = beside.our_command(args, "folder"), beside.peer_command(args, "folder")
     assert ours[ours.index("--devices") + 1] == "2" and "--devices" not in theirs
-    with pytest.raises(UserError, match="update has no size --devices"):
-        beside._parse(["update", "--peer", "transformers", *PYTHON, "--devices", "2"])
+
+
+def test_rollout_packs_no_rows():
+    with pytest.raises(UserError, match="rollout has no size --row-tokens"):
+        beside._parse(["rollout", "--peer", "tunix", *PYTHON, "--row-tokens", "64"])
 
 
 def test_sizes_of_a_peer_are_those_of_ours():
@@ -80,7 +84,7 @@ def test_peers_need_nothing_of_ours():
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["update", "--peer", "tunix", *PYTHON], "--peer tunix does rollout, not update"),
+        (["update", "--peer", "tunix", *PYTHON], "--peer tunix does rollout, step, not update"),
         (["rollout", "--peer", "tunix", "--peer-python", "nowhere"], "--peer-python nowhere: no such program"),
         (["rollout", "--peer", "tunix", *PYTHON, "--model", "nowhere"], "--model 'nowhere': no such folder"),
         (["rollout", "--peer", "tunix", *PYTHON, "--tasks", "3"], "rollout has no size --tasks"),

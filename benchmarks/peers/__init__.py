@@ -17,7 +17,7 @@ PEERS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
         "update-grouped": GROUPS | {"micro_rows": 16},
     },
     "trl": {"step": GROUPS | {"micro_rows": 64}},
-    "tunix": {"rollout": ROLLOUT},
+    "tunix": {"rollout": ROLLOUT, "step": GROUPS | {"micro_rows": 64}},
 }
 """Peer -> the commands of `python -m benchmarks` that it can do, with their sizes.
 
