@@ -52,8 +52,7 @@ def rollout(
             top_p=1.0, top_k=None, seed=step,
         )  # fmt: skip
         spent = time.perf_counter() - began
-        if {len(tokens) for tokens in drawn.tokens} != {new_tokens}:
-            raise ValueError(f"every row must draw {new_tokens} tokens, got {[len(t) for t in drawn.tokens]}")
+        check_lengths(drawn.tokens, new_tokens)
         return spent
 
     first = draw(0)
@@ -122,8 +121,7 @@ class Clock:
             self.began.append(time.perf_counter())
             made = generate(*given, **named)
             self.sampled.append(time.perf_counter() - self.began[-1])
-            if {len(tokens) for tokens in made.tokens} != {new_tokens}:
-                raise ValueError(f"every row must draw {new_tokens} tokens, got {[len(t) for t in made.tokens]}")
+            check_lengths(made.tokens, new_tokens)
             return made
 
         cluster.generate = timed
@@ -132,6 +130,12 @@ class Clock:
         """All but the last, whose end nothing marks."""
         ends = zip(self.began, self.began[1:], self.sampled, strict=False)
         return [{"s_per_step": end - began, "sample_s": sampled} for began, end, sampled in ends]
+
+
+def check_lengths(rows: list[np.ndarray], new_tokens: int) -> None:
+    """Every row must have been drawn to its full length."""
+    if {len(row) for row in rows} != {new_tokens}:
+        raise ValueError(f"every row must draw {new_tokens} tokens, got {[len(row) for row in rows]}")
 
 
 def one_device() -> Any:
