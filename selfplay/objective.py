@@ -86,7 +86,8 @@ class Objective:
             kl = jnp.where(measured, self._kl(terms, at), 0.0)
             if update.kl.place == "loss":
                 loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
-            stats["sum"] |= {"ref_kl": jnp.sum(kl), "ref_kl_tokens": jnp.sum(measured, dtype=jnp.float32)}
+            counts = measured * at["counts"]
+            stats["sum"] |= {"ref_kl": jnp.sum(counts * kl), "ref_kl_tokens": jnp.sum(counts, dtype=jnp.float32)}
         if critic is not None:
             values = self._head(critic, hidden, rows, reach)
             value_loss = jnp.sum(at["value_weights"] * losses.squared_error(values, at["returns"]))
@@ -183,8 +184,8 @@ def _stats(
     cap: float,
     entropy: jax.Array,
 ) -> Stats:
-    """Sums and maxima over the tokens of some rows; `update_metrics` turns them into curves."""
-    mask, reg = at["mask"], at["reg_mask"]
+    """Sums and maxima over tokens of some rows, each as often as it counts; `update_metrics` makes curves of them."""
+    mask, reg = at["mask"] * at["counts"], at["reg_mask"] * at["counts"]
     low, high = losses.clipped(theta, old, at["advantages"], **clip)
     ratio = jnp.exp(theta - mu)
     capped = jnp.minimum(ratio, cap)
@@ -193,20 +194,20 @@ def _stats(
         "tokens": mask.sum(),
         "reg_tokens": reg.sum(),
         "approx_kl": jnp.sum(mask * losses.k3(old, theta)),
-        "clip_low": jnp.sum(mask & low),
-        "clip_high": jnp.sum(mask & high),
+        "clip_low": jnp.sum(mask * low),
+        "clip_high": jnp.sum(mask * high),
         "logp_absdiff": jnp.sum(reg * difference),
         "importance": jnp.sum(mask * capped),
         "importance_squared": jnp.sum(mask * capped**2),
-        "capped": jnp.sum(mask & (ratio > cap)),
+        "capped": jnp.sum(mask * (ratio > cap)),
         "entropy": jnp.sum(reg * entropy),
     }
     for index, role in enumerate(ROLES):
-        sums[f"reg_tokens/{role}"] = jnp.sum(reg & (at["roles"] == index))
+        sums[f"reg_tokens/{role}"] = jnp.sum(reg * (at["roles"] == index))
         sums[f"entropy/{role}"] = jnp.sum(reg * (at["roles"] == index) * entropy)
     return {
         "sum": {name: jnp.asarray(value, jnp.float32) for name, value in sums.items()},
-        "max": {"logp_absdiff": jnp.max(jnp.where(reg, difference, 0.0))},
+        "max": {"logp_absdiff": jnp.max(jnp.where(at["reg_mask"], difference, 0.0))},
     }
 
 
@@ -247,8 +248,9 @@ def explained_variance(batches: Sequence[Batch]) -> dict[str, float]:
     metrics = {}
     for index, role in enumerate(ROLES):
         chosen = [(b.value_weights > 0) & (b.roles == index) for b in batches]
-        returns = np.concatenate([b.returns[c] for b, c in zip(batches, chosen, strict=True)])
-        values = np.concatenate([b.old_values[c] for b, c in zip(batches, chosen, strict=True)])
+        counts = np.concatenate([b.counts[c] for b, c in zip(batches, chosen, strict=True)])
+        returns = np.concatenate([b.returns[c] for b, c in zip(batches, chosen, strict=True)]).repeat(counts)
+        values = np.concatenate([b.old_values[c] for b, c in zip(batches, chosen, strict=True)]).repeat(counts)
         if returns.size and returns.var() > 0:
             metrics[f"critic/explained_variance/{role}"] = float(1 - (returns - values).var() / returns.var())
     return metrics

@@ -1,7 +1,8 @@
 """From trajectories with credit to packed rows: which minibatch, which row, and every weight.
 
 All denominators are computed here, once, over the whole optimizer minibatch, so that `sum(weights * term)` is the
-loss whatever the rows, micro-batches and devices are.
+loss whatever the rows, micro-batches and devices are. Attempts at one task are often the same to the last token: such a
+set is laid out once, and weighs as much as all of it.
 Letters: B rows of T tokens, n tokens of one trajectory.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from selfplay.layout import Plan, Rows, lay_out, plan_rows, row_bucket, row_widt
 from selfplay.losses import PAIRWISE, regularised
 from selfplay.pairs import longest_block, plan_pairs
 from selfplay.records import Batch, Role, Trajectory
+
+EQUAL = 1e-5
+"""Nats, and units of credit: how far numbers of equal trajectories may lie apart. A sampler is held to as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class Item:
     """[n] the critic's values as of the batch's start."""
     reference_logprobs: np.ndarray | None = None
     """[n] nats; needed when a KL estimator of single tokens is on."""
+    copies: int = 1
+    """Equal items of its group that this one stands for."""
 
 
 def minibatches(
@@ -78,13 +84,53 @@ def minibatches(
     width = row_width(longest, update.row_tokens)
     order = np.random.default_rng(seed)
     parts = [part for _ in range(update.epochs) for part in _split(kept, update.minibatches, order)]
-    plans = [_plan(part, width, update) for part in parts]
+    merged = [distinct(part) for part in parts]
+    plans = [_plan(part, width, update) for part in merged]
     count = row_bucket(max(len(plan.rows) for plan in plans), multiple)
     batches = []
-    for part, plan in zip(parts, plans, strict=True):
-        rows = lay_out([item.trajectory for item in part], plan, count)
-        batches.append(_batch(part, rows, policy, update, _shares(part, planned, roles, update, max_tokens)))
+    for part, single, plan in zip(parts, merged, plans, strict=True):
+        rows = lay_out([item.trajectory for item in single], plan, count)
+        batches.append(_batch(single, rows, policy, update, _shares(part, planned, roles, update, max_tokens)))
     return batches
+
+
+def distinct(items: Sequence[Item]) -> list[Item]:
+    """Equal trajectories of a group as one item with so many `copies`, in the order of their firsts.
+
+    Equal are tokens, mask and candidates, and to EQUAL all numbers, of which the first's are kept. Every term of a loss
+    is the same for each, so one of them weighed as all gives the gradient of all. What a pairwise loss compares stays.
+    """
+    firsts: list[Item] = []
+    copies: list[int] = []
+    places: dict[object, list[int]] = {}
+    for item in items:
+        alike = places.setdefault(_text(item), [])
+        place = next((i for i in alike if _near(firsts[i], item)), None)
+        if place is None:
+            alike.append(len(firsts))
+            firsts.append(item)
+            copies.append(item.copies)
+        else:
+            copies[place] += item.copies
+    return [replace(item, copies=count) for item, count in zip(firsts, copies, strict=True)]
+
+
+def _text(item: Item) -> object:
+    """What equal items have in common to the last bit; one of a pair has it with none."""
+    trajectory = item.trajectory
+    arrays = trajectory.ids, trajectory.mask, trajectory.kept
+    alone = id(item) if item.pair_id else 0
+    return alone, item.group, item.in_loss, trajectory.role, *(None if a is None else a.tobytes() for a in arrays)
+
+
+def _near(a: Item, b: Item) -> bool:
+    """Whether the numbers of two items of the same text differ by EQUAL at most."""
+    for name in ("advantages", "returns", "old_values", "reference_logprobs"):
+        x, y = getattr(a, name), getattr(b, name)
+        if (x is None) != (y is None) or (x is not None and not (np.abs(x - y) <= EQUAL).all()):
+            return False
+    apart = np.abs(a.trajectory.behaviour_logprobs - b.trajectory.behaviour_logprobs)
+    return bool((apart <= EQUAL).all())
 
 
 def _plan(items: Sequence[Item], width: int, update: Update) -> Plan:
@@ -121,6 +167,7 @@ def _split(items: Sequence[Item], parts: int, order: np.random.Generator) -> lis
 def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, shares: Mapping[Role, float]) -> Batch:
     shape = rows.ids.shape
     mask, valued = (np.zeros(shape, bool) for _ in range(2))
+    counts = np.zeros(shape, np.int32)
     floats = {
         name: np.zeros(shape, np.float32)
         for name in ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", "old_values", "weights")
@@ -132,12 +179,13 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
     for item, spot in zip(items, rows.spots, strict=True):
         chosen = np.asarray(item.trajectory.mask, bool)
         spot.write(mask, chosen & item.in_loss)
+        spot.write(counts, chosen * item.copies)
         spot.write(pair_ids, np.full(len(chosen), item.pair_id))
         spot.write(floats["behaviour_logprobs"], item.trajectory.behaviour_logprobs)
         if item.in_loss:
             spot.write(floats["advantages"], np.where(chosen, item.advantages, 0))
             once = of_pair[item.pair_id] if item.pair_id else 1  # a pair counts as one sequence, not as its tokens
-            spot.write(floats["weights"], chosen * (shares[item.trajectory.role] / once))
+            spot.write(floats["weights"], chosen * (item.copies * shares[item.trajectory.role] / once))
         if item.reference_logprobs is not None:
             spot.write(floats["reference_logprobs"], item.reference_logprobs)
         if item.returns is not None:
@@ -154,8 +202,9 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         roles=rows.roles,
         mask=mask,
         reg_mask=rows.reg_mask,
-        reg_weights=_mean_weights(rows.reg_mask),
-        value_weights=_mean_weights(valued),
+        counts=counts,
+        reg_weights=_mean_weights(rows.reg_mask * counts),
+        value_weights=_mean_weights(valued * counts),
         pair_ids=pair_ids,
         loss=update.loss,
         kept=rows.kept,
@@ -163,8 +212,8 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
     )
 
 
-def _mean_weights(mask: np.ndarray) -> np.ndarray:
-    return mask.astype(np.float32) / np.float32(max(int(mask.sum()), 1))
+def _mean_weights(counts: np.ndarray) -> np.ndarray:
+    return counts.astype(np.float32) / np.float32(max(int(counts.sum()), 1))
 
 
 def _shares(

@@ -41,7 +41,7 @@ PLACED = dict.fromkeys(("ids", "positions", "segment_ids", "prefix_ids", "roles"
 """Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
 
 WEIGHTS = ("weights", "reg_weights", "value_weights")
-WEIGHED = {"mask": np.bool_} | dict.fromkeys(
+WEIGHED = {"mask": np.bool_, "counts": np.int32} | dict.fromkeys(
     ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
 )
 

@@ -259,6 +259,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """[B, T] bool: tokens that the policy loss counts."""
     reg_mask: np.ndarray
     """[B, T] bool: tokens that KL and entropy count (every policy token, also of trajectories without advantage)."""
+    counts: np.ndarray
+    """[B, T] int32: trajectories that a policy token stands for, as equal ones of a group are laid out once; else 0."""
     behaviour_logprobs: np.ndarray
     """[B, T] float32, nats."""
     reference_logprobs: np.ndarray
@@ -270,11 +272,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     old_values: np.ndarray
     """[B, T] float32: the critic's values at batch start; 0 without a critic."""
     weights: np.ndarray
-    """[B, T] float32: the role's loss weight over the role's denominator, so that sum(weights * term) is the loss."""
+    """[B, T] float32: `counts` times the role's loss weight over its denominator: sum(weights * term) is the loss."""
     reg_weights: np.ndarray
-    """[B, T] float32: 1 over the number of regularised tokens of the minibatch."""
+    """[B, T] float32: `counts` over the number of regularised tokens of the minibatch."""
     value_weights: np.ndarray
-    """[B, T] float32: 1 over the number of tokens that the critic regresses on, at those tokens; 0 without a critic."""
+    """[B, T] float32: `counts` over the number of tokens that the critic regresses on, at those; 0 without a critic."""
     roles: np.ndarray
     """[B, T] int32: index into ROLES, -1 on padding."""
     pair_ids: np.ndarray

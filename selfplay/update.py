@@ -131,6 +131,7 @@ class Updater:
         metrics = {
             "update/skipped": len(batches) - len(host) + nonfinite,
             "update/nonfinite": nonfinite,
+            "update/distinct_frac": _distinct(batches),
             "optim/lr": float(rate * scale),
         }
         return state, metrics | update_metrics(host, self.update) | explained_variance(batches)
@@ -240,6 +241,12 @@ class Updater:
         reach = reach_of(rows.segment_ids, rows.prefix_ids)
         out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
         return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
+
+
+def _distinct(batches: Sequence[Batch]) -> float:
+    """Share of the loss's tokens that are laid out, not stood for by an equal trajectory's; 1 where there are none."""
+    tokens = sum(int((b.mask * b.counts).sum()) for b in batches)
+    return sum(int(b.mask.sum()) for b in batches) / tokens if tokens else 1.0
 
 
 def _reach(batches: Sequence[Batch]) -> Reach | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from envs.base import Verdict
 from selfplay.config import Critic, Denominator, Kl, RoleConfig, Update
-from selfplay.packing import Item, minibatches
+from selfplay.packing import Item, distinct, minibatches
 from selfplay.records import ROLES, PolicyRef, Trajectory
 
 DEFAULT = {"propose": RoleConfig(), "solve": RoleConfig(loss_weight=0.5)}
@@ -103,6 +106,48 @@ def test_what_is_out_of_the_loss_is_packed_only_where_it_is_needed():
     assert packed(items, kl=Kl(place="loss"))[0].reg_mask.sum() == 2  # all coefficients are 0
     valued = packed([*items, item(4, 1, in_loss=False, returns=np.ones(4))], critic=Critic(kind="shared"))[0]
     assert valued.reg_mask.sum() == 3 and (valued.value_weights > 0).sum() == 1
+
+
+def test_equal_trajectories_of_a_group_are_laid_out_once_and_weigh_as_all_of_them():
+    twice, other, elsewhere = item(6, 3), item(6, 3, first=2), item(6, 3, group=1)
+    (batch,) = packed([twice, other, twice, twice, elsewhere], denominator="active_tokens", entropy_coef=0.1)
+    counts = batch.counts[batch.mask]
+    assert sorted(counts.tolist()) == [1] * 6 + [3] * 3
+    np.testing.assert_allclose(batch.weights[batch.mask], counts * 0.5 / 15)  # 5 trajectories of 3 tokens
+    np.testing.assert_allclose(batch.reg_weights[batch.reg_mask], counts / 15)
+    assert not batch.counts[~batch.reg_mask].any()
+
+
+def test_the_critics_tokens_count_as_often_as_they_were_sampled():
+    valued = item(6, 3, returns=np.ones(6))
+    (batch,) = packed([valued, valued, item(5, 3)], critic=Critic(kind="shared"))
+    np.testing.assert_allclose(batch.value_weights[batch.value_weights > 0], 2 / 6)
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"advantage": 1.1},
+        {"first": 2},
+        {"role": "propose"},
+        {"in_loss": False},
+        {"returns": np.ones(6)},
+        {"reference_logprobs": -np.ones(6)},
+    ],
+)
+def test_what_differs_in_anything_is_laid_out_by_itself(unlike):
+    assert [i.copies for i in distinct([item(6, 3), item(6, 3, **unlike), item(6, 3)])] == [2, 1]
+
+
+def test_equal_is_up_to_rounding_and_no_further():
+    one, near, far = (item(6, 3, advantage=1 + d) for d in (0.0, 5e-6, 5e-5))
+    assert [i.copies for i in distinct([one, near, far])] == [2, 1]
+
+
+def test_candidates_are_part_of_what_is_equal_and_pairs_are_never_merged():
+    drawn = [structs.replace(trajectory(6, 3), kept=np.full((3, 2), token)) for token in (4, 5, 5)]
+    assert [i.copies for i in distinct([replace(item(6, 3), trajectory=t) for t in drawn])] == [1, 2]
+    assert [i.copies for i in distinct([item(6, 3), item(6, 3, pair_id=1), item(6, 3, pair_id=1)])] == [1, 1, 1]
 
 
 def test_other_policies_and_frozen_roles_stay_out():

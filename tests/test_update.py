@@ -135,6 +135,23 @@ def test_logprobs_are_those_of_a_plain_forward_pass_at_the_roles_temperature(par
 # ---------------------------------------------------------------- the same number however it is computed
 
 
+def test_equal_trajectories_computed_once_give_the_gradients_and_curves_of_all(full, monkeypatch):
+    updater, made, state, *_ = full
+    many = [item for item in made for _ in range(1 + item.group % 3)]
+    (once,) = batches(updater, many)
+    monkeypatch.setattr("selfplay.packing.distinct", list)
+    (whole,) = batches(updater, many)
+    assert whole.mask.sum() == (once.mask * once.counts).sum() > once.mask.sum()
+    for got, expected in zip(updater.gradients(state, once), updater.gradients(state, whole), strict=True):
+        assert_trees_close(got, expected, rtol=1e-4, atol=1e-6)
+    found, plain = (updater.step(updater.init(state.params), [batch])[1] for batch in (once, whole))
+    assert (found.pop("update/distinct_frac"), plain.pop("update/distinct_frac")) == (
+        once.mask.sum() / whole.mask.sum(),
+        1,
+    )
+    assert found == pytest.approx(plain, rel=1e-4, abs=1e-6)
+
+
 def test_gradients_match_one_trajectory_a_row(full, params):
     """The packed loss equals the objective written out without packing, weights or our loss functions."""
     _, made, state, _, expected = full

@@ -79,6 +79,7 @@ METRICS: dict[str, str] = {
     "mismatch/cap_frac": "share",
     "update/skipped": "optimizer steps",
     "update/nonfinite": "optimizer steps",
+    "update/distinct_frac": "share",
     "critic/loss": "reward²",
     "critic/grad_norm": "norm",
     "critic/explained_variance/<role>": "share",
