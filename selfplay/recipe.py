@@ -25,7 +25,7 @@ from selfplay.folders import CONFIG, PART
 from selfplay.tree import Table, build, dump_toml, merge, plain
 
 FOLDER = Path(__file__).parent / "recipes"
-EMBEDDED = {"dsl": "tiny-dsl"}
+EMBEDDED = {"dsl": "tiny-dsl-induce"}
 """Which embedded model `policies.NAME.model = auto` is, by the run's first environment; `tiny` for all others."""
 REPLACED = ("envs", "acquire.mix", "opponents.mix")
 HEADER = "# The resolved configuration of this run, every field of it. Edit a recipe, not this file.\n\n"

@@ -95,7 +95,8 @@ def test_controls_differ_in_the_fewest_fields() -> None:
         for name in ("azr-frozen", "azr-released")
     }
     assert changed["azr-frozen"] == {"roles.propose.trainable"}
-    assert changed["azr-released"] == {"propose.pay_at_zero", "propose.pay_at_one", "update.clip_eps_high"}
+    pays = {"propose.pay_at_zero", "propose.pay_at_one"}
+    assert changed["azr-released"] == pays | {"propose.repeat_penalty", "update.clip_eps_high", "update.kl.place"}
     centres = {"roles.propose.credit.centre", "roles.solve.credit.centre"}
     assert difference("quickstart-ppo") == centres | {"update.critic.kind"}
 
@@ -170,11 +171,11 @@ def test_what_recipes_need_on_an_environment_comes_with_it_and_below_flags() -> 
 
 def test_auto_is_the_embedded_model_that_knows_the_environment(tmp_path: Path) -> None:
     models = {env: recipe.resolve("azr", env=env).policies["main"].model for env in ("chain", "dsl", "sums")}
-    assert models == {"chain": "tiny", "dsl": "tiny-dsl", "sums": "tiny"}
+    assert models == {"chain": "tiny", "dsl": "tiny-dsl-induce", "sums": "tiny"}
     assert set(recipe.EMBEDDED.values()) | {"tiny"} <= set(EMBEDDED)
     mine = write(tmp_path, 'base = "quickstart"\n[policies.main]\nmodel = "elsewhere"\n')
     assert recipe.resolve(mine, env="dsl").policies["main"].model == "elsewhere"
-    assert {p.model for p in recipe.resolve("rzero", env="dsl").policies.values()} == {"tiny-dsl"}
+    assert {p.model for p in recipe.resolve("rzero", env="dsl").policies.values()} == {"tiny-dsl-induce"}
 
 
 def test_an_environment_that_cannot_propose_names_the_recipes_that_work(tmp_path: Path) -> None:

@@ -95,8 +95,12 @@ def test_trr_plus_plus_whitens_each_of_the_six_streams_by_itself() -> None:
 
 def test_azr_asks_as_the_paper_does() -> None:
     run = recipe.resolve("azr")
-    assert (run.propose.shown, run.acquire.group_size, run.update.kl.place) == (6, 8, "none")
+    assert (run.propose.shown, run.acquire.group_size) == (6, 8)
+    assert run.archive.seeds == 0 and set(run.envs["dsl"].modes) == {"deduce", "abduce", "induce"}
     assert not recipe.resolve("azr-frozen").roles["propose"].trainable
+    for name in ("azr-python", "azr-released", "soc"):  # what azr adds for a small model is not in these
+        run_of_it = recipe.resolve(name)
+        assert (run_of_it.propose.repeat_penalty, run_of_it.update.kl.place) == (0, "none")
     # E[pay | p, n] for 1 - p with nothing at the ends: 1 - p - (1 - p)^n.
     for p in (0.05, 0.3, 0.8):
         assert expected_pay(p, 8, run.propose) == pytest.approx((1 - p) - (1 - p) ** 8)
