@@ -132,6 +132,7 @@ def test_the_critics_tokens_count_as_often_as_they_were_sampled():
         {"role": "propose"},
         {"in_loss": False},
         {"returns": np.ones(6)},
+        {"old_values": np.ones(6)},
         {"reference_logprobs": -np.ones(6)},
     ],
 )
@@ -142,6 +143,11 @@ def test_what_differs_in_anything_is_laid_out_by_itself(unlike):
 def test_equal_is_up_to_rounding_and_no_further():
     one, near, far = (item(6, 3, advantage=1 + d) for d in (0.0, 5e-6, 5e-5))
     assert [i.copies for i in distinct([one, near, far])] == [2, 1]
+
+
+def test_a_text_drawn_by_other_weights_is_laid_out_by_itself():
+    drawn = [structs.replace(trajectory(6, 3), behaviour_logprobs=np.full(6, x, np.float32)) for x in (-1.0, -1.1)]
+    assert [i.copies for i in distinct([replace(item(6, 3), trajectory=t) for t in drawn])] == [1, 1]
 
 
 def test_candidates_are_part_of_what_is_equal_and_pairs_are_never_merged():

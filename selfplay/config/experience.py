@@ -77,8 +77,8 @@ class Policy:
     """One set of weights."""
 
     model: str = "auto"
-    """`tiny` or `tiny-dsl` (embedded), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B; auto = the embedded
-    one that was pretrained on the run's first environment, `tiny` where none was."""
+    """`tiny`, `tiny-dsl` or `tiny-dsl-induce` (embedded), a Hugging Face folder, or a hub id such as Qwen/Qwen3-0.6B;
+    auto = the embedded one that was pretrained on the run's first environment, `tiny` where none was."""
     weights: Weights = "pretrained"
     """random = drawn anew from the run's seed, in the model's shapes: for games that need no language."""
     dtype: Dtype = "float32"
