@@ -124,6 +124,12 @@ def up(n: int, multiple: int = TOKEN_BUCKET) -> int:
     return -(-n // multiple) * multiple
 
 
+def prompt_bucket(prompts: int) -> int:
+    """Prompts that are read together: powers of two up to ROW_BUCKET, then its multiples, as a row of nothing takes as
+    long to read as any."""
+    return 1 << (prompts - 1).bit_length() if prompts < ROW_BUCKET else up(prompts, ROW_BUCKET)
+
+
 def row_buckets(rows: int, parts: int) -> set[int]:
     """What a call of so many rows may shrink to: powers of two down to an eighth, which calls of any size share, and
     which divide over the devices that share rows."""

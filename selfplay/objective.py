@@ -20,9 +20,11 @@ from selfplay import losses
 from selfplay.config import RoleConfig, Update
 from selfplay.models import ModelConfig, Params, forward
 from selfplay.models.attention import Reach
+from selfplay.models.decoder import embed
 from selfplay.models.sharding import batch_sharding
-from selfplay.readout import Positions, Terms, read_out
+from selfplay.readout import Terms, read_out
 from selfplay.records import ROLES, Batch
+from selfplay.summaries import Positions
 
 Old: TypeAlias = Literal["behaviour", "self", "given"]
 """Where old's log-probabilities come from: the sampler, theta itself (one step a batch), or the batch."""
@@ -62,7 +64,8 @@ class Objective:
         """
         update = self.update
         at = {name: array[:, 1:] for name, array in rows.items()}
-        hidden = self._hidden(params, rows, reach)  # [R T-1 D]
+        embedded, params = embed(params, rows["ids"])
+        hidden = self._hidden(params, rows, reach, embedded)  # [R T-1 D]
         # Off the policy's tokens every log-probability is 0: ratios there are 1 and nothing overflows.
         chosen = at["reg_mask"]
         terms = self._read_out(params, hidden, at, rows, references, reach)
@@ -106,9 +109,11 @@ class Objective:
         hidden = None if "trunk" in critic else self._hidden(params, rows, reach)
         return jnp.pad(self._head(critic, hidden, rows, reach), ((0, 0), (1, 0)))
 
-    def _hidden(self, params: Params, rows: Rows, reach: Reach | None) -> Float[Array, "R T-1 D"]:
+    def _hidden(
+        self, params: Params, rows: Rows, reach: Reach | None, embedded: Float[Array, "R T D"] | None = None
+    ) -> Float[Array, "R T-1 D"]:
         places = (rows[name] for name in ("ids", "positions", "segment_ids", "prefix_ids"))
-        hidden = forward(self.config, params, *places, wrap=self._wrap, reach=reach)
+        hidden = forward(self.config, params, *places, wrap=self._wrap, reach=reach, embedded=embedded)
         return hidden[:, :-1]
 
     def _wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:

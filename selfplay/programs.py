@@ -46,6 +46,11 @@ WEIGHED = {"mask": np.bool_, "counts": np.int32} | dict.fromkeys(
 )
 
 
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+"""Of gradients on a CPU, and of scores, which must round alike: XLA's library YNN makes their products, not their sums
+(docs/performance.md)."""
+
+
 def placed(rows: Batch | LaidOut) -> dict[str, np.ndarray]:
     """What scoring reads of some rows."""
     kept = {} if rows.kept is None else {"kept": rows.kept}
@@ -112,12 +117,21 @@ class Programs:
         self.shardings = self._state_shardings()
         """Of a PolicyState."""
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
-        self.gradient = jax.jit(self._slab, static_argnames=("old", "reach"), out_shardings=self._total_shardings)
-        """A slab with the weights -> Total; see `_slab`. Traced once for whoever asks: within `add` as well."""
+        options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+        self._traced = jax.jit(self._slab, static_argnames=("old", "reach"))
+        """What `gradient` and `add` are made of: traced once for both."""
+        self.gradient = jax.jit(
+            self._alone, static_argnames=("old", "reach"), out_shardings=self._total_shardings, compiler_options=options
+        )
+        """A slab with the weights -> Total; see `_slab`."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = jax.jit(
-            self._add, static_argnames=("old", "reach"), donate_argnames=("total",), out_shardings=self._total_shardings
+            self._add,
+            static_argnames=("old", "reach"),
+            donate_argnames=("total",),
+            out_shardings=self._total_shardings,
+            compiler_options=options,
         )
         """Total and a slab with the weights -> Total; see `_slab`."""
         at = self.shardings
@@ -133,9 +147,13 @@ class Programs:
             donate_argnames=("moments",),
             out_shardings=(at.opt_state, at.critic_opt_state, at.steps),
         )
-        self.logprobs = jax.jit(self._objective.logprobs, static_argnames=("reach",), out_shardings=self._whole)
+        self.logprobs = jax.jit(
+            self._objective.logprobs, static_argnames=("reach",), out_shardings=self._whole, compiler_options=options
+        )
         """Weights and rows -> [R T] nats."""
-        self.values = jax.jit(self._objective.values, static_argnames=("reach",), out_shardings=self._whole)
+        self.values = jax.jit(
+            self._objective.values, static_argnames=("reach",), out_shardings=self._whole, compiler_options=options
+        )
         """Weights, critic and rows -> [R T]."""
         self._zeros: dict[Old, Callable[[], Total]] = {}
 
@@ -306,9 +324,14 @@ class Programs:
         trunk = join(frozen, self.cast(params))
         return self._objective.loss(trunk, critic, rows, references, old=old, reach=reach)
 
+    def _alone(self, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
+        """What `_slab` makes of these arguments."""
+        total: Total = self._traced(*slab, old=old, reach=reach)
+        return total
+
     def _add(self, total: Total, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """`total` and what `_slab` makes of these arguments."""
-        return _merge(total, self.gradient(*slab, old=old, reach=reach))
+        return _merge(total, self._traced(*slab, old=old, reach=reach))
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""

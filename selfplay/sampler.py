@@ -27,6 +27,7 @@ from selfplay.caches import (
     merge,
     pad,
     pad_rows,
+    prompt_bucket,
     row_buckets,
     slot_bucket,
     slots_of,
@@ -168,7 +169,7 @@ class LocalSampler:
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         width = self._width(texts, spec)
-        ids, lengths = pad(texts, up(len(texts), ROW_BUCKET), width)
+        ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
         hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
         of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
         position = lengths[of_row]

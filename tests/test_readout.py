@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from selfplay import summaries
 from selfplay.models import logits
 from selfplay.models.sharding import batch_sharding, make_mesh, shard_params
-from selfplay.readout import Positions, read_out
+from selfplay.readout import read_out
+from selfplay.summaries import Positions
 from tests.models.shapes import LLAMA, QWEN2, random_params
 
 ROWS, TOKENS = 8, 15
@@ -72,6 +74,30 @@ def test_chunks_give_values_and_gradients_of_all_at_once(at_once, config):
     got = loss_of(config, make_mesh(), 16)(params, at.hidden, at, reference)  # 120 positions: 8 chunks, 5 skipped
     assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 1e-6)
     assert not np.asarray(got[0][1].logprobs)[~at.chosen].any()
+
+
+SOFT = replace(LLAMA, logit_softcap=0.5)
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN2, SOFT], ids=["tied", "untied", "softcap"])
+@pytest.mark.parametrize("chunk", [16, 1000])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("candidates", [False, True])
+def test_blocks_of_the_vocabulary_give_values_and_gradients_of_all_at_once(
+    config, chunk, devices, candidates, monkeypatch
+):
+    params, reference, at = random_params(config), random_params(config, seed=7), positions(config)
+    if candidates:  # of every other row: the token and two more
+        more = np.random.default_rng(3).integers(0, config.vocab_size - 2, at.ids.shape)[..., None]
+        more = more + np.array([0, 1]) + (more + np.array([0, 1]) >= at.ids[..., None])
+        kept = np.concatenate([at.ids[..., None], more], axis=-1).astype(np.int32)
+        at = at._replace(kept=np.where(np.arange(ROWS)[:, None, None] % 2, kept, -1))
+    expected = loss_of(config, make_mesh(), 0)(params, at.hidden, at, reference)
+    monkeypatch.setattr(summaries, "CACHED", config.vocab_size // 4)
+    assert summaries.block_of(config.vocab_size, make_mesh()) == config.vocab_size // 4
+    assert summaries.block_of(config.vocab_size, make_mesh(1, 1, 2)) == config.vocab_size
+    got = loss_of(config, make_mesh(devices), chunk)(params, at.hidden, at, reference)
+    assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 5e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])

@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 import selfplay.sampler as sampler_module
-from selfplay.caches import slots_of
+from selfplay.caches import prompt_bucket, slots_of
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
@@ -182,6 +182,19 @@ def test_temperature_zero_is_the_likeliest_token(sampler, fresh):
     for completion, ids in zip(a, context.ids, strict=True):
         np.testing.assert_array_equal(completion.logprobs, 0.0)
         np.testing.assert_array_equal(fresh(ids, completion.ids.size, only_the_likeliest), 0.0)
+
+
+@pytest.mark.parametrize(("prompts", "read"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16)])
+def test_how_many_rows_are_read_for_so_many_prompts(prompts, read):
+    assert prompt_bucket(prompts) == read
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_few_prompts_equal_a_fresh_forward(count, sampler, fresh):
+    drawn, context = sampler.start(REF, prompts(count), keys(count * 4), PLAIN, attempts=4)
+    for completion, ids in zip(drawn, context.ids, strict=True):
+        expected = fresh(ids, completion.ids.size, PLAIN)
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
 def test_new_weights_recompile_nothing(sampler):

@@ -182,12 +182,13 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         wrap: Wrap = lambda block: block,
         reach: Reach | None = None,
+        embedded: Float[Array, "B T D"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         c = self.config
         slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
         everything = Place(positions, mask, *rope(positions, c), reach)
         nearby = _nearby(everything, slots, c) if c.sliding_layers else everything
-        x = jnp.take(self.embed[...], ids, axis=0)  # [B T D]
+        x = jnp.take(self.embed[...], ids, axis=0) if embedded is None else embedded  # [B T D]
         if c.scale_embeddings:
             x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
         written: Cache = []
@@ -256,6 +257,7 @@ def forward(
     *,
     wrap: Wrap = lambda block: block,
     reach: Reach | None = None,
+    embedded: Float[Array, "B T D"] | None = None,
 ) -> Float[Array, "B T D"]:
     """Final hidden states of packed rows: a token sees itself and earlier tokens of its own segment.
 
@@ -264,13 +266,36 @@ def forward(
     Args:
       prefix_ids: the segment that a token's own one continues, which it sees too; its own where there is none.
       reach: how far any token of these rows sees (`layout.reach_of`); None = it may be anywhere.
+      embedded: rows of the embedding, as `embed` takes them; None = taken here.
     """
     length = ids.shape[1]
     seen = segment_ids[:, :, None] == segment_ids[:, None, :]  # [B T T]
     if prefix_ids is not None:
         seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
     mask = jnp.tril(jnp.ones((length, length), bool)) & seen
-    return _decoder(config, params)(ids, positions, mask, wrap=wrap, reach=reach)[0]
+    return _decoder(config, params)(ids, positions, mask, wrap=wrap, reach=reach, embedded=embedded)[0]
+
+
+def embed(params: Params, ids: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Params]:
+    """Rows of the embedding, and the parameters for whatever reads them next.
+
+    Where the output matrix is the same array and both learn, the gradient of the rows is added into that of the output
+    matrix in place; taken apart, they are two arrays of its size and a sum of them.
+    """
+    rows, matrix = _rows_of(params["embed"], ids)
+    return rows, params | {"embed": matrix}
+
+
+@jax.custom_vjp
+def _rows_of(matrix: Float[Array, "V D"], ids: Int[Array, "B T"]) -> tuple[Float[Array, "B T D"], Float[Array, "V D"]]:
+    """Rows of a matrix, and the matrix."""
+    return jnp.take(matrix, ids, axis=0), matrix
+
+
+_rows_of.defvjp(
+    lambda matrix, ids: (_rows_of(matrix, ids), ids),
+    lambda ids, slopes: (slopes[1].at[ids].add(slopes[0]), None),
+)
 
 
 def logits(config: ModelConfig, params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -12,7 +12,7 @@ import pytest
 from selfplay.models import decode_step, extend, forward, logits, prefill
 from selfplay.models.attention import soften
 from selfplay.models.config import RopeScaling
-from selfplay.models.decoder import RMSNorm, attend
+from selfplay.models.decoder import RMSNorm, attend, embed
 from selfplay.models.rope import rope, rotate
 from tests.models.shapes import GEMMA3, LLAMA, QWEN2, QWEN3, random_params
 
@@ -151,3 +151,25 @@ def test_tied_logits_are_the_embedding_product():
     hidden = jax.random.normal(jax.random.key(0), (3, QWEN3.hidden_size))
     np.testing.assert_allclose(logits(QWEN3, params, hidden), hidden @ params["embed"].T, rtol=1e-5, atol=1e-5)
     assert "head" in random_params(QWEN2) and "head" not in params
+
+
+def test_a_tied_matrix_has_one_gradient_of_both_its_uses():
+    params, rows = random_params(QWEN3), _rows([[5, 9, 9, 7], [9, 3, 4, 4]])
+    weights = np.random.default_rng(0).normal(size=(2, 4, QWEN3.vocab_size)).astype(np.float32)
+
+    def plain(params):
+        return jnp.sum(weights * logits(QWEN3, params, forward(QWEN3, params, *rows)))
+
+    def once(params):
+        embedded, params = embed(params, rows[0])
+        return jnp.sum(weights * logits(QWEN3, params, forward(QWEN3, params, *rows, embedded=embedded)))
+
+    expected, got = jax.jit(jax.grad(plain))(params), jax.jit(jax.grad(once))(params)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.abs(b).max())
+
+    def sums(loss):
+        made = [e for e in jax.make_jaxpr(jax.grad(loss))(params).eqns if e.primitive.name == "add_any"]
+        return [e.outvars[0].aval.shape for e in made].count(params["embed"].shape)
+
+    assert (sums(plain), sums(once)) == (1, 0)
