@@ -40,10 +40,10 @@ class Subject:
     dtype: Any
 
     def updater(self, layers: int | None = None, remat: Remat | None = None) -> Updater:
-        """An updater of the model, or of its first blocks."""
+        """An updater of the model, or of its first blocks, that computes as on an accelerator."""
         config = self.config if layers is None else shortened(self.config, layers)
         update = self.update if remat is None else replace(self.update, remat=remat)
-        return Updater(config, update, self.roles, self.mesh, dtype=self.dtype)
+        return Updater(config, update, self.roles, self.mesh, dtype=self.dtype, as_elsewhere=True)
 
 
 def device_bytes(tree: Any) -> int:

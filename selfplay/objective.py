@@ -40,8 +40,11 @@ Stats: TypeAlias = dict[str, dict[str, jax.Array]]
 class Objective:
     """Loss, scores and values of one policy's weights on packed rows."""
 
-    def __init__(self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh) -> None:
-        self.config, self.update, self.mesh = config, update, mesh
+    def __init__(
+        self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh, *, by_blocks: bool
+    ) -> None:
+        """`by_blocks`: a large vocabulary goes by blocks, as is good on a CPU (`summaries.py`)."""
+        self.config, self.update, self.mesh, self.by_blocks = config, update, mesh, by_blocks
         self._temperatures = tuple(roles[role].temperature if role in roles else 1.0 for role in ROLES)
         self._kl_coefs = tuple(update.kl.coef.get(role, 0.0) for role in ROLES)
         self._kl_measured = tuple(role in update.kl.roles for role in ROLES)
@@ -157,6 +160,7 @@ class Objective:
             positions,
             chunk=self.update.logit_chunk,
             mesh=self.mesh,
+            by_blocks=self.by_blocks,
             entropy_learns=self.update.entropy_coef > 0,
         )
 

@@ -106,10 +106,20 @@ class Programs:
     """What an update of one policy computes on the devices."""
 
     def __init__(
-        self, config: ModelConfig, update: Update, roles: Mapping[str, RoleConfig], mesh: Mesh, dtype: Any
+        self,
+        config: ModelConfig,
+        update: Update,
+        roles: Mapping[str, RoleConfig],
+        mesh: Mesh,
+        dtype: Any,
+        *,
+        as_elsewhere: bool = False,
     ) -> None:
+        """`as_elsewhere`: compute on a CPU as on a GPU or a TPU."""
+        on_cpu = jax.default_backend() == "cpu" and not as_elsewhere
+        options = CPU_OPTIONS if on_cpu else None
         self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
-        self._objective = Objective(config, update, roles, mesh)
+        self._objective = Objective(config, update, roles, mesh, by_blocks=on_cpu)
         self._tx = make_optimizer(update, update.learning_rate)
         shared = update.critic.kind == "shared"
         self._critic_tx = make_optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
@@ -117,7 +127,6 @@ class Programs:
         self.shardings = self._state_shardings()
         """Of a PolicyState."""
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
-        options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
         self._traced = jax.jit(self._slab, static_argnames=("old", "reach"))
         """What `gradient` and `add` are made of: traced once for both."""
         self.gradient = jax.jit(

@@ -44,6 +44,7 @@ def read_out(
     *,
     chunk: int,
     mesh: Mesh,
+    by_blocks: bool = False,
     entropy_learns: bool = True,
 ) -> Terms:
     """Log-probability, entropy and KL of every chosen position of [R T] arrays.
@@ -53,12 +54,13 @@ def read_out(
     Args:
       weights: those of the policy, and of the reference.
       chunk: positions that a device computes at a time; 0 = all at once.
+      by_blocks: a large vocabulary goes by blocks (`summaries.py`).
       entropy_learns: False = no gradient flows through the entropy.
     """
     policy = output_matrix(config, weights[0])
     reference = None if weights[1] is None or at.reference is None else output_matrix(config, weights[1])
     parts, vocabulary = batch_parts(mesh), len(policy)
-    block = block_of(vocabulary, mesh)
+    block = block_of(vocabulary, mesh) if by_blocks else vocabulary
     few = at.ids.size <= chunk * parts
     if not chunk or (few and block == vocabulary):
         found = summaries(Way(config.logit_softcap, vocabulary), (policy, reference), at)

@@ -68,9 +68,9 @@ CACHED = 4096
 
 
 def block_of(vocabulary: int, mesh: Mesh) -> int:
-    """Tokens of the vocabulary that are computed at a time: on a CPU the most up to CACHED that divide it, if there are
-    many of them; elsewhere, and where devices share a vocabulary, all."""
-    if jax.default_backend() != "cpu" or mesh.shape["tensor"] > 1:
+    """Tokens of a block: the most up to CACHED that divide the vocabulary, if they are many; all of it where devices
+    share it."""
+    if mesh.shape["tensor"] > 1:
         return vocabulary
     return max((n for n in range(CACHED // 4, CACHED + 1) if vocabulary % n == 0), default=vocabulary)
 

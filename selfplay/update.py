@@ -45,10 +45,12 @@ class Updater:
         mesh: jax.sharding.Mesh,
         *,
         dtype: Any = jnp.float32,
+        as_elsewhere: bool = False,
     ) -> None:
+        """`as_elsewhere`: compute on a CPU as on a GPU or a TPU, whose memory is to be foretold."""
         self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
         check_mesh(config, mesh)
-        self.programs = Programs(config, update, roles, mesh, dtype)
+        self.programs = Programs(config, update, roles, mesh, dtype, as_elsewhere=as_elsewhere)
         self._frozen: Params = {}
 
     @property

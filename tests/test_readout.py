@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from selfplay import summaries
+from selfplay.config import RoleConfig, Update
 from selfplay.models import logits
 from selfplay.models.sharding import batch_sharding, make_mesh, shard_params
 from selfplay.readout import read_out
 from selfplay.summaries import Positions
+from selfplay.update import Updater
 from tests.models.shapes import LLAMA, QWEN2, random_params
 
 ROWS, TOKENS = 8, 15
@@ -34,12 +37,13 @@ def positions(config, *, reference=True):
     )
 
 
-def loss_of(config, mesh, chunk):
+def loss_of(config, mesh, chunk, *, by_blocks=False):
     """A scalar in which every term has its own weight at every position."""
     weights = np.random.default_rng(1).normal(size=(3, ROWS, TOKENS)).astype(np.float32)
 
     def loss(params, hidden, at, reference):
-        terms = read_out(config, (params, reference), at._replace(hidden=hidden), chunk=chunk, mesh=mesh)
+        at = at._replace(hidden=hidden)
+        terms = read_out(config, (params, reference), at, chunk=chunk, mesh=mesh, by_blocks=by_blocks)
         return sum(jnp.sum(w * term) for w, term in zip(weights, terms, strict=True)), terms
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -96,7 +100,7 @@ def test_blocks_of_the_vocabulary_give_values_and_gradients_of_all_at_once(
     monkeypatch.setattr(summaries, "CACHED", config.vocab_size // 4)
     assert summaries.block_of(config.vocab_size, make_mesh()) == config.vocab_size // 4
     assert summaries.block_of(config.vocab_size, make_mesh(1, 1, 2)) == config.vocab_size
-    got = loss_of(config, make_mesh(devices), chunk)(params, at.hidden, at, reference)
+    got = loss_of(config, make_mesh(devices), chunk, by_blocks=True)(params, at.hidden, at, reference)
     assert_close((got[0][1], got[1]), (expected[0][1], expected[1]), 5e-6)
 
 
@@ -132,6 +136,19 @@ def test_no_array_holds_the_logits_of_all_positions():
 
     assert made(0) == whole
     assert made(16) == max(16 * config.vocab_size, config.vocab_size * config.hidden_size) < whole / 3
+
+
+@pytest.mark.parametrize("as_elsewhere", [False, True])
+def test_on_a_cpu_no_array_holds_the_logits_of_a_chunk(as_elsewhere):
+    """But where an accelerator's memory is foretold."""
+    config = replace(LLAMA, vocab_size=8192)
+    update, roles = Update(micro_rows=1, row_tokens=128, logit_chunk=100), {"solve": RoleConfig()}
+    programs = Updater(config, update, roles, make_mesh(), as_elsewhere=as_elsewhere).programs
+    state, frozen, slab, references = programs.shapes(1, 128)
+    traced = jax.make_jaxpr(partial(programs._traced, old="behaviour"))(
+        state.params, frozen, state.critic, slab, references
+    )
+    assert largest(traced.jaxpr) == (100 * 8192 if as_elsewhere else 100 * 4096)
 
 
 def test_a_matrix_that_is_not_trained_costs_no_gradient():
