@@ -55,6 +55,7 @@ LEVELS = (
         "layout",
         "packing",
         "readout",
+        "summaries",
         "objective",
         "opponents",
         "optimizer",
