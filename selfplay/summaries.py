@@ -68,8 +68,8 @@ CACHED = 4096
 
 
 def block_of(vocabulary: int, mesh: Mesh) -> int:
-    """Tokens of a block: the most up to CACHED that divide the vocabulary, if they are many; all of it where devices
-    share it."""
+    """Tokens of a block: the most from CACHED / 4 to CACHED that divide the vocabulary; all of it where none do, or
+    where devices share it."""
     if mesh.shape["tensor"] > 1:
         return vocabulary
     return max((n for n in range(CACHED // 4, CACHED + 1) if vocabulary % n == 0), default=vocabulary)
@@ -165,11 +165,10 @@ def _merged(a: _Sums, b: _Sums) -> _Sums:
     if a.reference is not None and b.reference is not None:
         (a_top, a_total, a_weighted, a_picked), (b_top, b_total, b_weighted, b_picked) = a.reference, b.reference
         highest = jnp.maximum(a_top, b_top)
-        total = jnp.exp(a_top - highest) * a_total + jnp.exp(b_top - highest) * b_total
-        reference = highest, total, x * a_weighted + y * b_weighted, a_picked + b_picked
-    return _Sums(
-        top, x * a.total + y * b.total, x * a.weighted + y * b.weighted, a.picked + b.picked, reference
-    )  # fmt: skip
+        summed = jnp.exp(a_top - highest) * a_total + jnp.exp(b_top - highest) * b_total
+        reference = highest, summed, x * a_weighted + y * b_weighted, a_picked + b_picked
+    total, weighted = x * a.total + y * b.total, x * a.weighted + y * b.weighted
+    return _Sums(top, total, weighted, a.picked + b.picked, reference)
 
 
 def add_slopes(
