@@ -28,6 +28,7 @@ LEVELS = (
         "arguments",
         "flags",
         "folders",
+        "heap",
         "recipe",
         "watch",
         "compilations",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from selfplay.cluster.base import Params, Result, Worker, check_refs
+from selfplay.heap import trim
 from selfplay.records import Group, PolicyRef, Unit, decode, encode
 
 
@@ -32,6 +33,7 @@ class InProcess:
             if ref.policy == policy and ref.version not in keep_versions:
                 self._worker.drop(ref)
                 self._published.remove(ref)
+        trim()  # an update comes next, and weights, moments and gradients share this process
 
     def run(self, units: Sequence[Unit]) -> Iterator[Result]:
         check_refs(units, self._published)
