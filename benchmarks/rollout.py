@@ -74,7 +74,7 @@ class Draw:
         self.sampler.load(ref, self.subject.changed(step))
         keys = row_keys(0, Stream.SOLVE, 0, step, 0, len(self.prompts) * self.attempts)
         began = time.perf_counter()
-        done, _ = self.sampler.start(ref, self.prompts, keys, self.spec, attempts=self.attempts)
+        done = self.sampler.complete(ref, self.prompts, keys, self.spec, attempts=self.attempts)
         spent = time.perf_counter() - began
         self.sampler.drop(ref)
         return spent, done

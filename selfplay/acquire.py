@@ -91,7 +91,7 @@ def _propose(unit: Unit, env: Env, speakers: Mapping[str, Speaker], clock: _Cloc
     prompts = [writer.propose(unit.mode, shown[ask], seeds[ask]) for ask in range(asks)]
     keys = row_keys(unit.seed, Stream.PROPOSE, unit.generation, unit.step, unit.place, unit.rows)
     with clock.sampling():
-        completions, _ = speaker.sampler.start(ref.weights, prompts, keys, spec, attempts=unit.per_ask)
+        completions = speaker.sampler.complete(ref.weights, prompts, keys, spec, attempts=unit.per_ask)
     outcomes: list[Task | Rejection] = []
     trajectories: list[Trajectory | None] = []
     with clock.verifying():

@@ -27,6 +27,9 @@ LEAST_SLOTS = 64
 ROW_BUCKET = 8
 """Row counts are rounded up to multiples of this."""
 
+SEGMENT = 8
+"""Tokens decoded between two looks at which rows are finished."""
+
 
 class Rows(NamedTuple):
     """Rows that decode side by side; every field's leading axis is the row."""

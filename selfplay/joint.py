@@ -25,7 +25,7 @@ from selfplay.checkpoint import Generations
 from selfplay.config import Run
 from selfplay.errors import UserError
 from selfplay.hosts import Hosts
-from selfplay.joint_sampler import Call, Calls, Continue, Draw, Echo, Forget, JointSampler, Load
+from selfplay.joint_sampler import Call, Calls, Complete, Continue, Draw, Echo, Forget, JointSampler, Load
 from selfplay.models import Model, Params, init_params, load
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import make_mesh, shard_params
@@ -366,7 +366,7 @@ def _obey(joint: Joint, echo: Echo, message: Message) -> None:
             joint.save(generation, {}, {})
         case Restore(generation):
             joint.restore(generation)
-        case Load() | Draw() | Continue() | Forget():
+        case Load() | Draw() | Continue() | Complete() | Forget():
             echo.obey(message)
         case _:
             raise ValueError(f"process 0 said {type(message).__name__} out of turn")

@@ -55,6 +55,16 @@ class Continue(msgspec.Struct, frozen=True, tag=True):
     allowed: list[Trie | None] | None = None
 
 
+class Complete(msgspec.Struct, frozen=True, tag=True):
+    """`Sampler.complete`."""
+
+    ref: PolicyRef
+    prompts: list[np.ndarray | None]
+    keys: np.ndarray
+    spec: SamplingSpec
+    attempts: int
+
+
 class Forget(msgspec.Struct, frozen=True, tag=True):
     """Let go what process 0 has let go."""
 
@@ -64,7 +74,7 @@ class Forget(msgspec.Struct, frozen=True, tag=True):
 
 T = TypeVar("T")
 
-Call = Load | Draw | Continue | Forget
+Call = Load | Draw | Continue | Complete | Forget
 
 
 class Calls:
@@ -161,6 +171,12 @@ class JointSampler:
             completions, further = self._here.extend(context.here, appended, keys, spec, allowed=allowed)
         return completions, self._calls.keep(number, further)
 
+    def complete(
+        self, ref: PolicyRef, prompts: Texts, keys: np.ndarray, spec: SamplingSpec, *, attempts: int = 1
+    ) -> list[Completion]:
+        with self._calls.together(Complete(ref, _tokens(prompts), keys, spec, attempts)):
+            return self._here.complete(ref, prompts, keys, spec, attempts=attempts)
+
 
 class Echo:
     """The samplers of another process than 0, by policy: they make each call that process 0 says."""
@@ -185,6 +201,8 @@ class Echo:
                     policy, before = self._contexts[context]
                     extended = self._samplers[policy].extend(before, appended, keys, spec, allowed=allowed)
                     self._contexts[number] = policy, extended[1]
+                case Complete(ref, prompts, keys, spec, attempts):
+                    self._samplers[ref.policy].complete(ref, prompts, keys, spec, attempts=attempts)
                 case Forget(contexts, versions):
                     for number in contexts:
                         del self._contexts[number]

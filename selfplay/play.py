@@ -19,6 +19,7 @@ import numpy as np
 from envs.base import (
     Env,
     Message,
+    SingleTurn,
     Task,
     Verdict,
     Verifiable,
@@ -71,8 +72,23 @@ class Said:
 class Voice:
     """One policy at one seat: the rows of its sampler context, one a match."""
 
-    def __init__(self, unit: Unit, role: Role, player: Player, seat: int, speaker: Speaker, members: Sequence[Match]):
-        self.role, self.seat, self.speaker = role, seat, speaker
+    def __init__(
+        self,
+        unit: Unit,
+        role: Role,
+        player: Player,
+        seat: int,
+        speaker: Speaker,
+        members: Sequence[Match],
+        *,
+        once: bool = False,
+    ) -> None:
+        """Nobody has said anything yet.
+
+        Args:
+          once: every match is over with its first turn.
+        """
+        self._once, self.role, self.seat, self.speaker = once, role, seat, speaker
         self.ref = unit.seats["solve"] if role == "solve" else PolicyRef(player.policy, player.version)
         self.spec, self.template = unit.sampling[role], unit.templates.get(role, Template())
         self.said = {match.index: Said() for match in members}
@@ -142,6 +158,8 @@ class Voice:
     ) -> list[Completion]:
         """What is written in every row, after what it has read and written so far."""
         sampler, ref = self.speaker.sampler, self.ref.weights
+        if self._once:
+            return sampler.complete(ref, self._prompts(asked), self._keys, spec, attempts=self._siblings)
         if self._context is None and self.role == "play":  # short and unlike: nothing to read once for several rows
             _, self._context = sampler.start(ref, [None] * len(asked), self._keys, spec)
         if self._context is None:
@@ -276,6 +294,7 @@ class Play:
             (player, seat): Voice(
                 unit, role, player, seat, speakers[player.policy],
                 [m for m in self.matches if m.players[seat] == player],
+                once=role == "solve" and isinstance(env, SingleTurn),
             )
             for player, seat in sides
         }  # fmt: skip

@@ -15,12 +15,14 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from selfplay.branches import Branch, Branches
 from selfplay.caches import (
     LEAST_SLOTS,
     ROW_BUCKET,
+    SEGMENT,
     Rows,
     few_tokens,
     grow,
@@ -34,20 +36,18 @@ from selfplay.caches import (
     take,
     up,
 )
+from selfplay.devices import Devices
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Cache, Params
 from selfplay.models.lora import join, no_adapter, split
-from selfplay.models.sharding import batch_parts, batch_sharding, by_rows, fetch, parameter_shardings, place
+from selfplay.models.sharding import by_rows
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
 from selfplay.trie import Trie, draw_allowed, tables
 from selfplay.waiting import Waiting
 from selfplay.written import Completion, Written
-
-SEGMENT = 8
-"""Tokens decoded between two looks at which rows are finished."""
 
 Texts: TypeAlias = Sequence[np.ndarray | None]
 """Token ids, one a prompt or row; None = a hole, or a row that sits out."""
@@ -100,6 +100,12 @@ class Sampler(Protocol):
         """Append tokens to every row of a context and draw on; a None row sits out and keeps its context."""
         ...
 
+    def complete(
+        self, ref: PolicyRef, prompts: Texts, keys: np.ndarray, spec: SamplingSpec, *, attempts: int = 1
+    ) -> list[Completion]:
+        """What `start` draws, of rows that nobody will continue."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalContext:
@@ -119,8 +125,7 @@ class LocalSampler:
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, mesh: Mesh | None = None) -> None:
-        self.config, self.mesh = config, mesh
-        self._parts = 1 if mesh is None else batch_parts(mesh)
+        self.config, self._devices = config, Devices(mesh)
         self.tokenizer = tokenizer
         self.eos_ids = tuple(sorted({*config.eos_ids, tokenizer.eos_id}))
         self._params: dict[PolicyRef, Params] = {}
@@ -134,11 +139,11 @@ class LocalSampler:
         They are arguments of the compiled programs, so nothing is recompiled. Where the model has an adapter, the first
         version is the base, all weights, and the later ones are adapters to it.
         """
-        placed = self._laid_out(dict(params))
+        placed = self._devices.params(dict(params))
         if self.config.lora is not None:
             adapter, base = split(placed)
             self._base = base or self._base
-            placed = join(self._base, adapter or self._laid_out(no_adapter(self.config)))
+            placed = join(self._base, adapter or self._devices.params(no_adapter(self.config)))
         self._params[ref] = placed
 
     def drop(self, ref: PolicyRef) -> None:
@@ -160,23 +165,44 @@ class LocalSampler:
 
         Holes alone cost nothing: rows that `extend` then begins with what they read first.
         """
-        texts = [_NOTHING if p is None else np.asarray(p, np.int32) for p in prompts]
-        asked = np.array([p is not None for p in prompts]).repeat(attempts)
-        if any(p is not None and not len(p) for p in prompts):
-            raise ValueError("a prompt must hold at least one token; None is a hole")
-        rows = self._check(len(texts) * attempts, keys, spec, allowed)
+        texts, asked = _asked(prompts, attempts)
+        rows = self._check(len(asked), keys, spec, allowed)
         if not asked.any():
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
-        width = self._width(texts, spec)
-        ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
-        hidden, cache = _prefill(self.config, self._of(ref), self._split(ids), lengths, slots=slot_bucket(width))
-        of_row = np.minimum(np.arange(rows) // attempts, len(texts) - 1)
-        position = lengths[of_row]
-        hidden, cache = self._split(take((hidden, cache), of_row))
+        hidden, cache, lengths = self._prefilled(ref, texts, spec)
+        of_row = _prompt_of(rows, texts, attempts)
+        hidden, cache = self._devices.rows(take((hidden, cache), of_row))
         contexts = [text for text in texts for _ in range(attempts)]
-        state = self._rows(hidden, position, keys, cache, spec.max_new_tokens, allowed)
+        state = self._rows(hidden, lengths[of_row], keys, cache, spec.max_new_tokens, allowed)
         return self._decode(ref, contexts, asked, state, spec)
+
+    def complete(
+        self, ref: PolicyRef, prompts: Texts, keys: np.ndarray, spec: SamplingSpec, *, attempts: int = 1
+    ) -> list[Completion]:
+        """Prefill each prompt once, and decode attempts at it as one row until they part.
+
+        An accelerator takes as long for few rows as for many, and a CPU for up to ROW_BUCKET: these decode as `start`
+        does, and so does what is to have only so many slots.
+        """
+        texts, asked = _asked(prompts, attempts)
+        few = attempts == 1 or len(asked) <= ROW_BUCKET
+        if few or spec.slots or not asked.any() or jax.default_backend() != "cpu":
+            return self.start(ref, prompts, keys, spec, attempts=attempts)[0]
+        rows = self._check(len(asked), keys, spec, None)
+        _, cache, lengths = self._prefilled(ref, texts, spec)
+        position = self._devices.whole(lengths[_prompt_of(rows, texts, attempts)])
+        noise = self._devices.fetch(uniforms(pad_rows(keys, rows), position, length=up(spec.max_new_tokens)))
+        branches = Branches(self._devices, self.config, self.eos_ids, self._of(ref))
+        written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
+        first = [
+            Branch(row, int(text[-1]), text.size - 1, tuple(range(row * attempts, (row + 1) * attempts)))
+            for row, text in enumerate(texts)
+            if text.size
+        ]
+        branches.decode(cache, first, noise[: len(asked)], spec, written)
+        self.slots_decoded = branches.slots_decoded
+        return written.completions(asked)
 
     def extend(
         self, context: Context, appended: Texts, keys: np.ndarray, spec: SamplingSpec, *, allowed: Tries = None
@@ -199,16 +225,16 @@ class LocalSampler:
             return [_HOLE] * len(asked), context
         width = self._width([contexts[row] for row in going], spec)
         slots = max(slot_bucket(width), *(slots_of(cache) for cache, _ in context.pieces))
-        cache, params = self._split(merge(context.pieces, slots)), self._of(context.ref)
-        room = min(b for b in {rows} | row_buckets(rows, self._parts) if b >= going.size)
+        cache, params = self._devices.rows(merge(context.pieces, slots)), self._of(context.ref)
+        room = min(b for b in {rows} | row_buckets(rows, self._devices.parts) if b >= going.size)
         if room == rows:
             going = np.arange(len(new))
-        part = cache if room == rows else self._split(take(cache, np.resize(going, room)))
+        part = cache if room == rows else self._devices.rows(take(cache, np.resize(going, room)))
         texts = [contexts[row][-1 - new[row].size :] for row in going]
         read, count = pad(texts, room, few_tokens(max((t.size for t in texts), default=1)))
         _, position = pad([contexts[row] for row in going], room)
-        start, mesh = np.maximum(position - count, 0), self._mesh_of(room)
-        hidden, part = _append(self.config, mesh, params, self._split(read), count, start, part)
+        start, mesh = np.maximum(position - count, 0), self._devices.mesh_of(room)
+        hidden, part = _append(self.config, mesh, params, self._devices.rows(read), count, start, part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
         state = self._rows(hidden, position, keys[going], part, spec.max_new_tokens, moves)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
@@ -247,7 +273,7 @@ class LocalSampler:
         if places < len(home):
             waiting = Waiting(state, np.flatnonzero(alive), places)
             state, home, alive = waiting.first()
-            state = self._split(state)
+            state = self._devices.rows(state)
         while alive.any():
             at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
             steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
@@ -255,61 +281,52 @@ class LocalSampler:
             if (slots := slot_bucket(reach)) > slots_of(state.cache):
                 state = state._replace(cache=grow(state.cache, slots=slots))
             state, drawn = _segment(
-                self.config, self._mesh_of(len(home)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref), state,
-                alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
+                self.config, self._devices.mesh_of(len(home)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
+                state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature),
+                only=spec.max_new_tokens == 1,
             )  # fmt: skip
-            tokens, logprobs, still = jax.device_get(drawn) if self.mesh is None else fetch(drawn, self.mesh)
+            tokens, logprobs = self._devices.fetch(drawn)
             self.slots_decoded += len(home) * steps
-            alive = written.add(home, alive, still, tokens[:, :steps], logprobs[:, :steps])
+            rows, alive = np.flatnonzero(alive), np.zeros(len(home), bool)
+            alive[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, steps))
             if waiting is not None and waiting.rows.size and not alive.all():
-                state = self._split(waiting.refill(state, home, alive))
+                state = self._devices.rows(waiting.refill(state, home, alive))
                 continue
-            room = min(b for b in row_buckets(places, self._parts) if b >= alive.sum())
+            room = min(b for b in row_buckets(places, self._devices.parts) if b >= alive.sum())
             if alive.any() and room < len(home):
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
                 alive = np.arange(room) < alive.sum()
-                state, home = self._split(take(state, keep)), np.where(alive, home[keep], len(asked))
+                state, home = self._devices.rows(take(state, keep)), np.where(alive, home[keep], len(asked))
         completions = written.completions(asked)
         ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
         if waiting is not None:  # what left its place lies with those that waited
             pieces = [(waiting.store.cache, np.arange(len(waiting.store.position))), *pieces]
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
 
+    def _prefilled(
+        self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec
+    ) -> tuple[jax.Array, Cache, np.ndarray]:
+        """Hidden states of the prompts' last tokens, their cache, and their lengths, padded to a bucket of rows."""
+        width = self._width(texts, spec)
+        ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
+        read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slot_bucket(width))
+        return *read, lengths
+
     def _rows(
         self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, length: int, allowed: Tries
     ) -> Rows:
         """Rows about to draw their first tokens."""
-        start = self._put(position)
+        start = self._devices.whole(position)
         noise = uniforms(pad_rows(keys, len(position)), start, length=up(length))
-        return Rows(hidden, start, noise, cache, None if allowed is None else self._put(tables(allowed, len(position))))
+        moves = None if allowed is None else self._devices.whole(tables(allowed, len(position)))
+        return Rows(hidden, start, noise, cache, moves)
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
         empty = decoder.empty_cache(self.config, rows, LEAST_SLOTS, self._of(ref)["embed"].dtype)
-        cache: Cache = self._split(self._put(empty))
+        cache: Cache = self._devices.rows(self._devices.whole(empty))
         return cache
-
-    def _put(self, arrays: Any) -> Any:
-        """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
-        if self.mesh is None:
-            return jax.device_put(arrays, jax.local_devices()[0])
-        return place(arrays, NamedSharding(self.mesh, PartitionSpec()))
-
-    def _laid_out(self, params: Params) -> Params:
-        """Weights as PARAMETER_SPECS says."""
-        if self.mesh is None:
-            return dict(self._put(params))
-        return dict(place(params, parameter_shardings(params, self.mesh)))
-
-    def _split(self, rows: Any) -> Any:
-        """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
-        mesh = self._mesh_of(len(jax.tree.leaves(rows)[0]))
-        return rows if mesh is None else place(rows, batch_sharding(mesh))
-
-    def _mesh_of(self, rows: int) -> Mesh | None:
-        """The mesh that so many rows are split over; None where they do not divide, and every device has them all."""
-        return None if rows % self._parts else self.mesh
 
     def _of(self, ref: PolicyRef) -> Params:
         if ref not in self._params:
@@ -337,6 +354,19 @@ class LocalSampler:
                 f" {self.config.max_positions} positions"
             )
         return up(max(longest, 1))
+
+
+def _asked(prompts: Texts, attempts: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The prompts, a hole as nothing, and of which rows something is asked."""
+    if any(p is not None and not len(p) for p in prompts):
+        raise ValueError("a prompt must hold at least one token; None is a hole")
+    texts = [_NOTHING if p is None else np.asarray(p, np.int32) for p in prompts]
+    return texts, np.array([p is not None for p in prompts]).repeat(attempts)
+
+
+def _prompt_of(rows: int, texts: Sequence[np.ndarray], attempts: int) -> np.ndarray:
+    """The prompt of each row, filler included."""
+    return np.minimum(np.arange(rows) // attempts, len(texts) - 1)
 
 
 _prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)
@@ -377,7 +407,7 @@ def _segment(
     temperature: Float[Array, ""],
     *,
     only: bool = False,
-) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"], Bool[Array, " R"]]]:
+) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"]]]:
     """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows of a device have ended.
 
     Args:
@@ -388,7 +418,7 @@ def _segment(
     def run(
         params: Params, steps: jax.Array, limit: jax.Array, temperature: jax.Array, rows: Rows, alive: jax.Array,
         drawn: jax.Array,
-    ) -> tuple[Rows, tuple[jax.Array, jax.Array, jax.Array]]:  # fmt: skip
+    ) -> tuple[Rows, tuple[jax.Array, jax.Array]]:  # fmt: skip
         shape = (len(alive), SEGMENT)
 
         def going(carry: Any) -> Any:
@@ -412,8 +442,8 @@ def _segment(
             return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
         first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-        _, rows, alive, tokens, logprobs = jax.lax.while_loop(going, step, first)
-        return rows, (tokens, logprobs, alive)
+        _, rows, _, tokens, logprobs = jax.lax.while_loop(going, step, first)
+        return rows, (tokens, logprobs)
 
     return by_rows(run, mesh, 4)(params, steps, limit, temperature, rows, alive, drawn)
 

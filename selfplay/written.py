@@ -38,24 +38,24 @@ class Written:
         """The last tokens of each row that give text: as many as a stop text still to come can begin in."""
         self.spec, self.tokenizer, self.eos_ids = spec, tokenizer, eos_ids
 
-    def add(
-        self, home: np.ndarray, alive: np.ndarray, still: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray
-    ) -> np.ndarray:
-        """Take in the next segment [R, steps] of rows `home`; returns which rows go on, [R] bool."""
-        rows, tokens, steps = home[alive], tokens[alive], tokens.shape[1]
-        before = self.count[rows]
-        at = before[:, None] + np.arange(steps)  # [R steps]; what lies beyond the limit is no token of the row
-        within = at < self.spec.max_new_tokens
-        place = np.broadcast_to(rows[:, None], at.shape)[within], at[within]
-        self.tokens[place], self.logprobs[place] = tokens[within], logprobs[alive][within]
-        ended = np.isin(tokens, self.eos_ids)
-        after = before + np.where(ended.any(1), ended.argmax(1) + 1, steps)
-        self.count[rows] = np.minimum(after, self.spec.max_new_tokens)
-        going: np.ndarray = alive & still
+    def add(self, rows: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """Take in the next tokens [n T] of some rows [n], of each the first `drawn` [n], and none after its end.
+
+        Returns which of them go on, [n] bool.
+        """
+        before, steps = self.count[rows], np.arange(tokens.shape[1])
+        most = np.minimum(drawn, self.spec.max_new_tokens - before)
+        ended = np.isin(tokens, self.eos_ids) & (steps < most[:, None])
+        counted = np.where(ended.any(1), ended.argmax(1) + 1, most)
+        within = steps < counted[:, None]
+        place = np.broadcast_to(rows[:, None], within.shape)[within], (before[:, None] + steps)[within]
+        self.tokens[place], self.logprobs[place] = tokens[within], logprobs[within]
+        self.count[rows] = before + counted
+        going: np.ndarray = ~ended.any(1) & (self.count[rows] < self.spec.max_new_tokens)
         if self.spec.stop:
             for row, start in zip(rows, before, strict=True):
                 self._stop(row, start)
-            going[alive] &= ~self.stopped[rows]
+            going &= ~self.stopped[rows]
         return going
 
     def completions(self, asked: np.ndarray) -> list[Completion]:

@@ -64,7 +64,8 @@ def draw(case: Case, sampler: Sampler, versions: Mapping[PolicyRef, Params]) -> 
         done, context = sampler.start(ref, given, keys(rows), case.first, attempts=4)
         longer, _ = sampler.extend(context, more, keys(rows, step=1), case.then)
         again, _ = sampler.extend(context, more, keys(rows, step=2), case.then)
-        for name, completions in (("start", done), ("extend", longer), ("again", again)):
+        once = sampler.complete(ref, given, keys(rows, step=3), case.then, attempts=4)
+        for name, completions in (("start", done), ("extend", longer), ("again", again), ("complete", once)):
             for field in ("ids", "logprobs"):
                 drawn[f"{ref.version}.{name}.{field}"] = np.concatenate([getattr(c, field) for c in completions])
     return drawn

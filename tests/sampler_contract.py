@@ -93,6 +93,21 @@ def holes_stay_in_place(sampler: Sampler, spec: SamplingSpec) -> None:
     assert [c.finish for c in nothing] == ["abandoned"] * 2
 
 
+def completing_draws_what_starting_draws(sampler: Sampler, fresh: Fresh, spec: SamplingSpec) -> None:
+    given = prompts(8)
+    given[3] = None
+    started, _ = sampler.start(REF, given, keys(32), spec, attempts=4)
+    done = sampler.complete(REF, given, keys(32), spec, attempts=4)
+    for row, (completion, other) in enumerate(zip(done, started, strict=True)):
+        assert completion.finish == other.finish
+        np.testing.assert_array_equal(completion.ids, other.ids)
+        np.testing.assert_allclose(completion.logprobs, other.logprobs, atol=1e-4)
+        if (prompt := given[row // 4]) is not None and spec.temperature:
+            expected = fresh(np.concatenate([prompt, completion.ids]), completion.ids.size, spec)
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    assert same(sampler.complete(REF, given, keys(32), spec, attempts=4), done)
+
+
 def versions_live_side_by_side(sampler: Sampler, other: object, spec: SamplingSpec) -> None:
     """`other` = parameters of unlike values, for version 1."""
     second = PolicyRef("main", 1)

@@ -57,6 +57,9 @@ class Scripted:
             done.append(Completion(ids, -np.arange(1, len(ids) + 1, dtype=np.float32), "eos" if end else "length"))
         return done, None
 
+    def complete(self, *args: Any, **kwargs: Any) -> list[Completion]:
+        return self.start(*args, **kwargs)[0]
+
 
 def make_unit(**fields: Any) -> Unit:
     spec = SamplingSpec(max_new_tokens=24)

@@ -37,6 +37,8 @@ LEVELS = (
     {
         "sampler",
         "caches",
+        "branches",
+        "devices",
         "draw",
         "trie",
         "waiting",

@@ -406,19 +406,19 @@ WRITTEN: dict[str, Callable[[int, int], tuple[list[int], str]]] = {
 def test_whatever_a_model_writes_the_run_goes_on(
     kind: str, name: str, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(
+    def complete(
         self: LocalSampler, ref: PolicyRef, prompts: Sequence[Any], keys: np.ndarray, spec: SamplingSpec, *,
         attempts: int = 1,
-    ) -> tuple[list[Completion], None]:  # fmt: skip
+    ) -> list[Completion]:  # fmt: skip
         done = []
         for row in range(len(prompts) * attempts):
             ids, finish = WRITTEN[kind](row, spec.max_new_tokens)
             hole = prompts[row // attempts] is None
             ids, finish = ([], "abandoned") if hole else (ids, finish)
             done.append(Completion(np.array(ids, np.int32), np.full(len(ids), -4.0, np.float32), finish))  # type: ignore
-        return done, None
+        return done
 
-    monkeypatch.setattr(LocalSampler, "start", start)
+    monkeypatch.setattr(LocalSampler, "complete", complete)
     flags = "--schedule.generations 1 --roles.propose.max-new-tokens 6 --roles.solve.max-new-tokens 6"
     run = small_run(name, random_model, flags, "--update.kl.place none", env="chain")
     train(run, tmp_path / "run")

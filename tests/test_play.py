@@ -55,6 +55,9 @@ class Scripted:
         nothing = Held(ref, (np.zeros(0, np.int32),) * (len(prompts) * attempts))
         return self.extend(nothing, [p for p in prompts for _ in range(attempts)], keys, spec)
 
+    def complete(self, *args: Any, **kwargs: Any) -> list[Completion]:
+        return self.start(*args, **kwargs)[0]
+
     def extend(
         self, context: Any, appended: Sequence[np.ndarray | None], keys: np.ndarray, spec: SamplingSpec
     ) -> tuple[list[Completion], Held]:

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 import selfplay.sampler as sampler_module
+from selfplay.branches import Branch, branches_of
 from selfplay.caches import prompt_bucket, slots_of
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw
 from selfplay.models import forward, logits, printable_ascii
@@ -89,6 +90,54 @@ def test_a_row_does_not_see_its_neighbours(sampler):
 
 def test_holes_stay_in_place(sampler):
     contract.holes_stay_in_place(sampler, SPEC)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PLAIN,
+        SPEC,
+        SamplingSpec(max_new_tokens=45, temperature=0.2),
+        SamplingSpec(max_new_tokens=40, temperature=0.4, top_k=9, top_p=0.8),
+        SamplingSpec(max_new_tokens=32, temperature=0.3, stop=tuple("abcdefgh")),
+        SamplingSpec(max_new_tokens=32, temperature=0.0),
+        SamplingSpec(max_new_tokens=1, temperature=0.2),
+        SamplingSpec(max_new_tokens=32, temperature=0.3, slots=16),
+    ],
+    ids=["plain", "hot", "cold", "restricted", "stopped", "greedy", "one", "recycled"],
+)
+def test_completing_draws_what_starting_draws(sampler, fresh, spec):
+    contract.completing_draws_what_starting_draws(sampler, fresh, spec)
+
+
+def test_attempts_that_agree_are_decoded_once(sampler):
+    def decoded(spec):
+        done = sampler.complete(REF, prompts(8), keys(64), spec, attempts=8)
+        return done, sampler.slots_decoded
+
+    greedy, once = decoded(SamplingSpec(max_new_tokens=24, temperature=0.0))
+    assert all(same_text(greedy[8 * i : 8 * i + 8]) for i in range(8)) and once == 8 * max(c.ids.size for c in greedy)
+    cold, shared = decoded(SamplingSpec(max_new_tokens=24, temperature=0.003))
+    sampler.start(REF, prompts(8), keys(64), SamplingSpec(max_new_tokens=24, temperature=0.003), attempts=8)
+    assert not all(same_text(cold[8 * i : 8 * i + 8]) for i in range(8)) and shared < 0.6 * sampler.slots_decoded
+    _, apart = decoded(structs.replace(SPEC, max_new_tokens=24))
+    sampler.start(REF, prompts(8), keys(64), structs.replace(SPEC, max_new_tokens=24), attempts=8)
+    assert apart <= 1.2 * sampler.slots_decoded  # they part at once, and nothing is lost by that
+
+
+def same_text(completions):
+    return len({tuple(c.ids) for c in completions}) == 1
+
+
+def test_branches_by_hand():
+    # Row 0 leads 5 6 7: member 1 agrees, 2 parts with 9 at the second token, 3 too, 4 parts with 8 and has ended.
+    # Row 1 had one member, which has ended. Row 2 is nobody's.
+    rows = [Branch(0, 3, 10, (0, 1, 2, 3, 4)), Branch(1, 3, 12, (5,)), None]
+    tokens = np.zeros((3, 5, 3), np.int32)
+    tokens[0] = [[5, 6, 7], [5, 6, 7], [5, 9, 0], [5, 9, 1], [8, 0, 0]]
+    counts = np.array([[3, 3, 2, 2, 1], [2, 0, 0, 0, 0], [0] * 5])
+    going = np.array([True, True, True, True, False, False])
+    assert branches_of(rows, tokens, counts, going) == [Branch(0, 7, 13, (0, 1)), Branch(0, 9, 12, (2, 3))]
 
 
 def test_versions_live_side_by_side(sampler):
@@ -295,7 +344,9 @@ def test_on_a_mesh_the_same_tokens_are_drawn(shape, params, sampler):
     assert cached.addressable_shards[0].data.size < cached.size  # and so is the cache
     alone, kept = sampler.start(REF, prompts(2), keys(8), SPEC, attempts=4)
     more = prompts(8, seed=3), keys(8, step=1), SPEC
-    for one, other in ((done, alone), (spread.extend(context, *more)[0], sampler.extend(kept, *more)[0])):
+    many = REF, prompts(4), keys(16), SamplingSpec(max_new_tokens=24, temperature=0.3)
+    drawn = [on.complete(*many, attempts=4) for on in (spread, sampler)]
+    for one, other in (drawn, (done, alone), (spread.extend(context, *more)[0], sampler.extend(kept, *more)[0])):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a.ids, b.ids)
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)

@@ -203,11 +203,10 @@ def write(text_ids: np.ndarray, stop: tuple[str, ...], tokenizer: object) -> _Wr
     """What the sampler makes of a row's tokens, eight at a time."""
     n = len(text_ids)
     written = Written(1, SamplingSpec(max_new_tokens=n, stop=stop), tokenizer, (2,))  # type: ignore[arg-type]
-    row, alive = np.zeros(1, int), np.ones(1, bool)
+    row = np.zeros(1, int)
     for at in range(0, n, 8):
         piece = text_ids[None, at : at + 8]
-        alive = written.add(row, alive, np.ones(1, bool), piece, np.zeros(piece.shape, np.float32))
-        if not alive.any():
+        if not written.add(row, piece, np.zeros(piece.shape, np.float32), np.full(1, piece.shape[1])).any():
             break
     return written
 

@@ -1,0 +1,225 @@
+"""Attempts at one prompt that have drawn the same tokens so far are decoded as one row, until they part.
+
+Each attempt draws with its own noise from what its row predicts. The row goes on with what the first of them drew; who
+drew something else waits until the segment ends, and then gets a row, together with those that drew the same. On a CPU
+a step takes as long as it has rows. Letters: R rows, G attempts at a prompt, N attempts of a call, T tokens of a
+segment, L of a completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from selfplay.caches import ROW_BUCKET, SEGMENT, grow, row_buckets, slot_bucket, slots_of, take
+from selfplay.devices import Devices
+from selfplay.draw import draw
+from selfplay.models import decoder
+from selfplay.models.config import ModelConfig
+from selfplay.models.decoder import Cache, Params
+from selfplay.models.sharding import by_rows
+from selfplay.records import SamplingSpec
+from selfplay.written import Written
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A row: attempts that have drawn the same."""
+
+    source: int
+    """The row in whose cache lies all that they have read and drawn, but for the last token."""
+    token: int
+    """The last that they have drawn, or read."""
+    position: int
+    """Of that token."""
+    members: tuple[int, ...]
+    """The attempts, the first of which leads."""
+
+
+class Branches:
+    """Decodes what nobody will continue: what it leaves behind is text alone."""
+
+    def __init__(self, devices: Devices, config: ModelConfig, eos_ids: tuple[int, ...], params: Params) -> None:
+        self._devices, self._config, self._eos_ids, self._params = devices, config, eos_ids, params
+        self.slots_decoded = 0
+        """Row steps: rows decoded side by side, times steps."""
+
+    def decode(
+        self, cache: Cache, rows: Sequence[Branch], noise: np.ndarray, spec: SamplingSpec, written: Written
+    ) -> None:
+        """Draw until every attempt has ended.
+
+        Args:
+          cache: of the prompts; the caller's no more.
+          rows: one a prompt.
+          noise: [N L] uniforms, one for every attempt and token.
+          written: takes what is drawn.
+        """
+        parts, room = self._devices.parts, 0
+        rooms = row_buckets(len(noise), parts) | ({ROW_BUCKET} if ROW_BUCKET % parts == 0 else set())
+        attempts = max(len(row.members) for row in rows)
+        longest = max(row.position for row in rows) + spec.max_new_tokens
+        while rows:
+            before, room = room, min(room for room in rooms if room >= len(rows))
+            seats: list[Branch | None] = [*rows, *[None] * (room - len(rows))]
+            if room == before:
+                seats = _seated(rows, room)
+            cache = self._moved(cache, seats, anew=room != before)
+            reach = min(max(row.position for row in rows) + SEGMENT, longest)
+            if (slots := slot_bucket(reach)) > slots_of(cache):
+                cache = grow(cache, slots=slots)
+            cache, drawn = _segment(
+                self._config, self._devices.mesh_of(room), self._eos_ids, spec.top_k, spec.top_p, self._params,
+                np.float32(spec.temperature), cache, *_laid_out(seats, attempts, noise, written.count, spec),
+            )  # fmt: skip
+            tokens, logprobs, counts = self._devices.fetch(drawn)
+            self.slots_decoded += room * int(counts.max())
+            at, place, member = np.array(
+                [(at, place, member) for at, row in enumerate(seats) if row for place, member in enumerate(row.members)]
+            ).T
+            going = np.zeros(len(noise), bool)
+            going[member] = written.add(member, tokens[at, place], logprobs[at, place], counts[at, place])
+            rows = branches_of(seats, tokens, counts, going)
+
+    def _moved(self, cache: Cache, seats: Sequence[Branch | None], *, anew: bool) -> Cache:
+        """The cache with every branch in its seat: gathered anew, or copied to where a seat is free."""
+        source = np.array([at if row is None else row.source for at, row in enumerate(seats)])
+        if anew:
+            moved: Cache = self._devices.rows(take(cache, np.where([row is None for row in seats], 0, source)))
+            return moved
+        to = np.flatnonzero(source != np.arange(len(seats)))
+        for some in np.split(to, range(ROW_BUCKET, len(to), ROW_BUCKET)) if len(to) else ():
+            missing = (0, ROW_BUCKET - len(some))
+            rows = np.pad(source[some], missing), np.pad(some, missing, constant_values=len(seats))
+            cache = self._devices.rows(_copy(cache, *rows))
+        return cache
+
+
+def branches_of(
+    seats: Sequence[Branch | None], tokens: np.ndarray, counts: np.ndarray, going: np.ndarray
+) -> list[Branch]:
+    """The branches after a segment, of each row the first one first.
+
+    Args:
+      tokens: [R G T], what each member has drawn.
+      counts: [R G], how many of them count.
+      going: [N], which attempts go on.
+    """
+    found = []
+    for at, row in enumerate(seats):
+        if row is None:
+            continue
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, member in enumerate(row.members):
+            if going[member]:
+                count = int(counts[at, place])
+                alike.setdefault((count, int(tokens[at, place, count - 1])), []).append(member)
+        for (count, token), members in alike.items():
+            found.append(Branch(at, token, row.position + count, tuple(members)))
+    return found
+
+
+def _seated(rows: Sequence[Branch], room: int) -> list[Branch | None]:
+    """The first branch of a row stays in it, the others go where nobody is."""
+    seats: list[Branch | None] = [None] * room
+    more = []
+    for row in rows:
+        if seats[row.source] is None:
+            seats[row.source] = row
+        else:
+            more.append(row)
+    free = iter([at for at, row in enumerate(seats) if row is None])
+    for row in more:
+        seats[next(free)] = row
+    return seats
+
+
+def _laid_out(
+    seats: Sequence[Branch | None], attempts: int, noise: np.ndarray, count: np.ndarray, spec: SamplingSpec
+) -> tuple[np.ndarray, ...]:
+    """The arrays of `_segment`: last tokens [R], positions [R], members [R G], noise [R G T], tokens left [R]."""
+    token, position, left = (np.zeros(len(seats), np.int32) for _ in range(3))
+    here, uniform = np.zeros((len(seats), attempts), bool), np.zeros((len(seats), attempts, SEGMENT), np.float32)
+    for at, row in enumerate(seats):
+        if row is not None:
+            members = list(row.members)
+            drawn = int(count[members[0]])
+            token[at], position[at], left[at] = row.token, row.position, spec.max_new_tokens - drawn
+            here[at, : len(members)] = True
+            next_ones = noise[members, drawn : drawn + SEGMENT]
+            uniform[at, : len(members), : next_ones.shape[1]] = next_ones
+    return token, position, here, uniform, left
+
+
+@partial(jax.jit, donate_argnums=0)
+def _copy(cache: Cache, source: Int[Array, " n"], to: Int[Array, " n"]) -> Cache:
+    """Rows of the cache in the places of others; what lies out of range is passed over."""
+    copied: Cache = jax.tree.map(lambda x: x.at[to].set(x[source], mode="drop", unique_indices=True), cache)
+    return copied
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=7)
+def _segment(
+    config: ModelConfig,
+    mesh: Mesh | None,
+    eos_ids: tuple[int, ...],
+    top_k: int,
+    top_p: float,
+    params: Params,
+    temperature: Float[Array, ""],
+    cache: Cache,
+    token: Int[Array, " R"],
+    position: Int[Array, " R"],
+    here: Bool[Array, "R G"],
+    noise: Float[Array, "R G T"],
+    left: Int[Array, " R"],
+) -> tuple[Cache, tuple[Int[Array, "R G T"], Float[Array, "R G T"], Int[Array, "R G"]]]:
+    """Up to T tokens for every member of every row; ends early when as many wait as rows go on, device by device.
+
+    Args:
+      mesh: what rows are split over; None = nothing is.
+      token: the last of each row, not in its cache yet.
+      here: which places of a row have a member.
+      left: how many tokens each row may still draw, 1 or more.
+
+    Returns:
+      The cache; tokens, log-probabilities, and how many of them each member has drawn.
+    """
+
+    def run(
+        params: Params, temperature: jax.Array, cache: Cache, token: jax.Array, position: jax.Array, here: jax.Array,
+        noise: jax.Array, left: jax.Array,
+    ) -> tuple[Cache, tuple[jax.Array, jax.Array, jax.Array]]:  # fmt: skip
+        each = jax.vmap(partial(draw, top_k=top_k, top_p=top_p), in_axes=(None, 1, None), out_axes=1)
+        ends = jnp.asarray(eos_ids)
+
+        def going(carry: Any) -> Any:
+            i, _, _, _, here, waiting, *_ = carry
+            return (i < noise.shape[2]) & (here.any(1).sum() > waiting)
+
+        def step(carry: Any) -> Any:
+            i, cache, token, position, here, waiting, tokens, logprobs, counts = carry
+            hidden, cache = decoder.decode_step(config, params, token, position, cache)
+            drawn, logprob = each(decoder.logits(config, params, hidden), noise[:, :, i], temperature)  # [R G]
+            lead = jnp.take_along_axis(drawn, here.argmax(1)[:, None], axis=1)  # [R 1], of the first who is here
+            tokens, logprobs = tokens.at[:, :, i].set(drawn), logprobs.at[:, :, i].set(logprob)
+            parted = here & (drawn != lead) & ~jnp.isin(drawn, ends)
+            after = here & (drawn == lead) & ~jnp.isin(lead, ends) & (i + 1 < left)[:, None]
+            goes = after.any(1)
+            token, position = jnp.where(goes, lead[:, 0], token), position + goes
+            return i + 1, cache, token, position, after, waiting + parted.sum(), tokens, logprobs, counts + here
+
+        drawn = jnp.zeros(noise.shape, jnp.int32), jnp.zeros(noise.shape, jnp.float32), jnp.zeros(here.shape, jnp.int32)
+        first = jnp.int32(0), cache, token, position, here, jnp.int32(0), *drawn
+        _, cache, *_, tokens, logprobs, counts = jax.lax.while_loop(going, step, first)
+        return cache, (tokens, logprobs, counts)
+
+    return by_rows(run, mesh, 2)(params, temperature, cache, token, position, here, noise, left)

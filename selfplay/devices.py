@@ -1,0 +1,46 @@
+"""Where a sampler's arrays lie: on this process's first device, or on a mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from selfplay.models.decoder import Params
+from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
+
+
+class Devices:
+    """Weights lie as the learner's do, and rows with their caches are split."""
+
+    def __init__(self, mesh: Mesh | None) -> None:
+        """None = this process's first device."""
+        self.mesh = mesh
+        self.parts = 1 if mesh is None else batch_parts(mesh)
+        """That share the rows."""
+
+    def whole(self, arrays: Any) -> Any:
+        """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""
+        if self.mesh is None:
+            return jax.device_put(arrays, jax.local_devices()[0])
+        return place(arrays, NamedSharding(self.mesh, PartitionSpec()))
+
+    def params(self, params: Params) -> Params:
+        """Weights as PARAMETER_SPECS says."""
+        if self.mesh is None:
+            return dict(self.whole(params))
+        return dict(place(params, parameter_shardings(params, self.mesh)))
+
+    def rows(self, rows: Any) -> Any:
+        """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
+        mesh = self.mesh_of(len(jax.tree.leaves(rows)[0]))
+        return rows if mesh is None else place(rows, batch_sharding(mesh))
+
+    def mesh_of(self, rows: int) -> Mesh | None:
+        """The mesh that so many rows are split over; None where they do not divide, and every device has them all."""
+        return None if rows % self.parts else self.mesh
+
+    def fetch(self, arrays: Any) -> Any:
+        """Small arrays as NumPy arrays, whole, at every process."""
+        return jax.device_get(arrays) if self.mesh is None else fetch(arrays, self.mesh)
