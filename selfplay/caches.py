@@ -149,7 +149,7 @@ def slot_bucket(tokens: int) -> int:
 
 
 def few_tokens(n: int) -> int:
-    """The width of what is appended: a power of two while it is short, as the moves of a game are."""
+    """The width of what is read: a power of two while it is short, as the moves of a game are, and some prompts."""
     return up(n) if n > TOKEN_BUCKET // 2 else 1 << (n - 1).bit_length()
 
 

@@ -353,7 +353,7 @@ class LocalSampler:
                 f"{longest} context tokens + {spec.max_new_tokens} new ones exceed the model's"
                 f" {self.config.max_positions} positions"
             )
-        return up(max(longest, 1))
+        return few_tokens(max(longest, 1))
 
 
 def _asked(prompts: Texts, attempts: int) -> tuple[list[np.ndarray], np.ndarray]:
