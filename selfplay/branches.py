@@ -74,7 +74,7 @@ class Branches:
                 seats = _seated(rows, room)
             cache = self._moved(cache, seats, anew=room != before)
             reach = min(max(row.position for row in rows) + SEGMENT, longest)
-            if (slots := slot_bucket(reach)) > slots_of(cache):
+            if (slots := slot_bucket(reach, longest)) > slots_of(cache):
                 cache = grow(cache, slots=slots)
             cache, drawn = _segment(
                 self._config, self._devices.mesh_of(room), self._eos_ids, spec.top_k, spec.top_p, self._params,

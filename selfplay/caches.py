@@ -110,7 +110,9 @@ def cache_bytes(
       parts: devices that share the rows (`batch_parts`); a bucket that does not divide is whole on each.
       places: rows that decode side by side, of SamplingSpec.slots; 0 = all. All rows keep a cache besides.
     """
-    row = 2 * config.layers * config.kv_heads * config.head_dim * slot_bucket(tokens) * jnp.dtype(dtype).itemsize
+    row = (
+        2 * config.layers * config.kv_heads * config.head_dim * slot_bucket(tokens, tokens) * jnp.dtype(dtype).itemsize
+    )
     whole, places = up(rows, ROW_BUCKET), up(places, ROW_BUCKET)
     waiting = 0 < places < whole
 
@@ -140,11 +142,17 @@ def row_buckets(rows: int, parts: int) -> set[int]:
     return {up(rows, ROW_BUCKET)} | {n for n in powers if least <= n < rows and n % parts == 0}
 
 
-def slot_bucket(tokens: int) -> int:
-    """Cache slots for so many tokens: LEAST_SLOTS doubled, so that a call compiles few programs."""
+def slot_bucket(tokens: int, most: int | None = None) -> int:
+    """Cache slots for so many tokens: LEAST_SLOTS doubled, so that a call compiles few programs.
+
+    Args:
+      most: tokens that a row may ever come to have; where three quarters of the slots hold them, it is these.
+    """
     slots = LEAST_SLOTS
     while slots < tokens:
         slots *= 2
+    if most is not None and slots > LEAST_SLOTS and tokens <= most <= slots // 4 * 3:
+        return slots // 4 * 3
     return slots
 
 

@@ -278,7 +278,7 @@ class LocalSampler:
             at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
             steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
             reach = longest + min(int(at.max()) + steps, spec.max_new_tokens)
-            if (slots := slot_bucket(reach)) > slots_of(state.cache):
+            if (slots := slot_bucket(reach, longest + spec.max_new_tokens)) > slots_of(state.cache):
                 state = state._replace(cache=grow(state.cache, slots=slots))
             state, drawn = _segment(
                 self.config, self._devices.mesh_of(len(home)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),

@@ -10,7 +10,7 @@ from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay.branches import Branch, branches_of
-from selfplay.caches import prompt_bucket, slots_of
+from selfplay.caches import prompt_bucket, slot_bucket, slots_of
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
@@ -127,6 +127,12 @@ def test_attempts_that_agree_are_decoded_once(sampler):
 
 def same_text(completions):
     return len({tuple(c.ids) for c in completions}) == 1
+
+
+def test_a_cache_is_no_wider_than_a_call_can_come_to_need():
+    assert [slot_bucket(n) for n in (1, 64, 65, 128, 200)] == [64, 64, 128, 128, 256]
+    assert [slot_bucket(n, 192) for n in (64, 100, 129, 192)] == [64, 128, 192, 192]
+    assert [slot_bucket(n, 193) for n in (129, 193)] == [256, 256] and slot_bucket(40, 48) == 64
 
 
 def test_branches_by_hand():
