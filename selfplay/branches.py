@@ -96,7 +96,8 @@ class Branches:
             moved: Cache = self._devices.rows(take(cache, np.where([row is None for row in seats], 0, source)))
             return moved
         to = np.flatnonzero(source != np.arange(len(seats)))
-        for some in np.split(to, range(ROW_BUCKET, len(to), ROW_BUCKET)) if len(to) else ():
+        for first in range(0, len(to), ROW_BUCKET):
+            some = to[first : first + ROW_BUCKET]
             missing = (0, ROW_BUCKET - len(some))
             rows = np.pad(source[some], missing), np.pad(some, missing, constant_values=len(seats))
             cache = self._devices.rows(_copy(cache, *rows))

@@ -9,8 +9,8 @@ import sys
 def trim() -> None:
     """Give free pages back to the system, where the C library can (glibc).
 
-    malloc keeps what compilers and devices of the CPU have freed, half a GB after a model of 270 million parameters was
-    compiled; what comes next often fits nowhere into it.
+    malloc keeps what compilers and the CPU's devices have freed, .7 GB with a model of 270 million parameters; what
+    comes next often fits nowhere into it.
     """
     if sys.platform == "linux" and (give_back := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         give_back(ctypes.c_size_t(0))

@@ -30,17 +30,26 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     ref: PolicyRef
 
 
-class Draw(msgspec.Struct, frozen=True, tag=True):
-    """`Sampler.start`."""
+class Asked(msgspec.Struct, frozen=True):
+    """What `Sampler.start` and `Sampler.complete` are both asked."""
 
     ref: PolicyRef
     prompts: list[np.ndarray | None]
     keys: np.ndarray
     spec: SamplingSpec
     attempts: int
+
+
+class Draw(Asked, frozen=True, tag=True):
+    """`Sampler.start`."""
+
     number: int
     """Of the context that comes out."""
     allowed: list[Trie | None] | None = None
+
+
+class Complete(Asked, frozen=True, tag=True):
+    """`Sampler.complete`."""
 
 
 class Continue(msgspec.Struct, frozen=True, tag=True):
@@ -53,16 +62,6 @@ class Continue(msgspec.Struct, frozen=True, tag=True):
     number: int
     """Of the context that comes out."""
     allowed: list[Trie | None] | None = None
-
-
-class Complete(msgspec.Struct, frozen=True, tag=True):
-    """`Sampler.complete`."""
-
-    ref: PolicyRef
-    prompts: list[np.ndarray | None]
-    keys: np.ndarray
-    spec: SamplingSpec
-    attempts: int
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

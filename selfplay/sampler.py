@@ -182,8 +182,8 @@ class LocalSampler:
     ) -> list[Completion]:
         """Prefill each prompt once, and decode attempts at it as one row until they part.
 
-        An accelerator takes as long for few rows as for many, and a CPU for up to ROW_BUCKET: these decode as `start`
-        does, and so does what is to have only so many slots.
+        An accelerator takes about as long for few rows as for many, and a CPU for up to ROW_BUCKET: these decode as
+        `start` does, and so does what is to have only so many slots.
         """
         texts, asked = _asked(prompts, attempts)
         few = attempts == 1 or len(asked) <= ROW_BUCKET

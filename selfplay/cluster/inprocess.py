@@ -29,11 +29,12 @@ class InProcess:
         self._published.add(ref)
 
     def retire(self, policy: str, keep_versions: Collection[int]) -> None:
-        for ref in sorted(self._published, key=lambda r: r.version):
-            if ref.policy == policy and ref.version not in keep_versions:
-                self._worker.drop(ref)
-                self._published.remove(ref)
-        trim()  # an update comes next, and weights, moments and gradients share this process
+        gone = [ref for ref in self._published if ref.policy == policy and ref.version not in keep_versions]
+        for ref in sorted(gone, key=lambda r: r.version):
+            self._worker.drop(ref)
+            self._published.remove(ref)
+        if gone:
+            trim()  # an update may come next, and weights, moments and gradients share this process
 
     def run(self, units: Sequence[Unit]) -> Iterator[Result]:
         check_refs(units, self._published)

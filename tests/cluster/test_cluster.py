@@ -15,7 +15,7 @@ import pytest
 import toy_worker
 from toy_worker import ENTRY, unit, weights
 
-from selfplay.cluster import InProcess, LocalCluster, open_cluster
+from selfplay.cluster import InProcess, LocalCluster, inprocess, open_cluster
 from selfplay.cluster.base import Cluster, build_worker
 from selfplay.cluster.local import actor_environment
 from selfplay.errors import ActorError
@@ -189,6 +189,17 @@ def test_damaged_weights_are_refused_by_the_actor() -> None:
     os.kill(cluster._actors[0].process.pid, signal.SIGCONT)
     assert "actor 0 failed: ActorError: weights main@5.bin have digest" in str(failure(cluster, unit(0)))
     assert not file.exists()
+
+
+def test_memory_is_given_back_when_a_version_goes_and_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(inprocess, "trim", lambda: given.append(1))
+    cluster = InProcess(build_worker(ENTRY, SPEC))
+    cluster.publish("main", 0, weights(0.5))
+    cluster.retire("main", [0])
+    assert given == []
+    cluster.retire("main", [])
+    assert given == [1]
 
 
 def test_a_file_goes_once_its_version_is_retired(pair: LocalCluster) -> None:
