@@ -122,7 +122,7 @@ def prepare_jax(*, threads: int | str = "auto", devices: int = 1) -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
     cache = os.environ.get("SELFPLAY_CACHE") or str(Path.home() / ".cache" / "selfplay" / "jax")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.01")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

@@ -120,6 +120,10 @@ class Programs:
         options = CPU_OPTIONS if on_cpu else None
         self.config, self.update, self.mesh, self.dtype = config, update, mesh, jnp.dtype(dtype)
         self._objective = Objective(config, update, roles, mesh, by_blocks=on_cpu)
+        self._apart = mesh.shape["data"] == mesh.size > 1
+        """Every device has the whole model: it adds up the gradients of its own rows, and they meet once a batch."""
+        own = Mesh(mesh.devices.reshape(-1)[:1].reshape(1, 1, 1), mesh.axis_names)
+        self._own = Objective(config, update, roles, own, by_blocks=on_cpu) if self._apart else self._objective
         self._tx = make_optimizer(update, update.learning_rate)
         shared = update.critic.kind == "shared"
         self._critic_tx = make_optimizer(update, update.learning_rate if shared else update.critic.learning_rate)
@@ -127,10 +131,12 @@ class Programs:
         self.shardings = self._state_shardings()
         """Of a PolicyState."""
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
+        by_device = (NamedSharding(mesh, PartitionSpec("data")),) * 3
+        self._sum_shardings = by_device if self._apart else self._total_shardings
         self._traced = jax.jit(self._slab, static_argnames=("old", "reach"))
         """What `gradient` and `add` are made of: traced once for both."""
         self.gradient = jax.jit(
-            self._alone, static_argnames=("old", "reach"), out_shardings=self._total_shardings, compiler_options=options
+            self._alone, static_argnames=("old", "reach"), out_shardings=self._sum_shardings, compiler_options=options
         )
         """A slab with the weights -> Total; see `_slab`."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
@@ -139,10 +145,11 @@ class Programs:
             self._add,
             static_argnames=("old", "reach"),
             donate_argnames=("total",),
-            out_shardings=self._total_shardings,
+            out_shardings=self._sum_shardings,
             compiler_options=options,
         )
         """Total and a slab with the weights -> Total; see `_slab`."""
+        self._meet = jax.jit(_met, donate_argnums=0, out_shardings=self._total_shardings)
         at = self.shardings
         self._move = jax.jit(
             self._moved,
@@ -191,8 +198,13 @@ class Programs:
         if old not in self._zeros:  # the sum has one shape for all slabs, whatever their reach
             shapes = self.gradient.eval_shape(*slab, old=old, reach=reach)
             zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            self._zeros[old] = jax.jit(zeros, out_shardings=self._total_shardings)
+            self._zeros[old] = jax.jit(zeros, out_shardings=self._sum_shardings)
         return self._zeros[old]()
+
+    def whole(self, total: Total) -> Total:
+        """What `gradient` and `add` have summed, of all devices together; consumes it."""
+        met: Total = self._meet(total) if self._apart else total
+        return met
 
     def shapes(self, rows: int, width: int) -> Shapes:
         """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
@@ -214,6 +226,8 @@ class Programs:
         state, frozen, slab, references = shapes
         given = state.params, frozen, state.critic, slab, references
         sums: Total = self.gradient.eval_shape(*given, old="behaviour", reach=None)
+        if self._apart:
+            sums = jax.eval_shape(_met, sums)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
         return policy, critic, _placed(sums[2], jax.tree.map(lambda _: self._whole, sums[2]))
 
@@ -233,6 +247,9 @@ class Programs:
         total = self.total_shapes(shapes)
         if program == "add":
             given = state.params, frozen, state.critic, slab, references
+            if self._apart:
+                sums = self.gradient.eval_shape(*given, old="behaviour", reach=None)
+                total = _placed(sums, jax.tree.map(lambda _: self._sum_shardings[0], sums))
             return self.add.lower(total, *given, old="behaviour", reach=None)
         learns = {"policy": True, "critic": state.critic is not None}
         if program == "move":
@@ -310,8 +327,33 @@ class Programs:
         old: Old,
         reach: Reach | None = None,
     ) -> Total:
-        """Gradients and statistics of one slab ([R T] arrays)."""
+        """Gradients and statistics of one slab ([R T] arrays); of devices apart, each one's own, along a first axis."""
+        slab = partial(self._gradient, old=old, reach=reach)
+        if not self._apart:
+            return slab(params, frozen, critic, rows, references)
 
+        def own(*given: Any) -> Total:
+            total: Total = jax.tree.map(lambda x: x[None], slab(*given))
+            return total
+
+        whole, split = PartitionSpec(), PartitionSpec("data")
+        specs = (whole, whole, whole, split, whole)
+        apart = jax.shard_map(own, mesh=self.mesh, in_specs=specs, out_specs=split, check_vma=False)
+        total: Total = apart(params, frozen, critic, rows, references)
+        return total
+
+    def _gradient(
+        self,
+        params: Params,
+        frozen: Params,
+        critic: Params | None,
+        rows: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+        reach: Reach | None,
+    ) -> Total:
+        """Gradients and statistics of some rows."""
         loss = partial(self._loss, frozen=frozen, rows=rows, references=references, old=old, reach=reach)
         (_, stats), (policy, value) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, critic)
         return policy, value, stats
@@ -331,7 +373,7 @@ class Programs:
         if critic is not None and "trunk" in critic:
             critic = critic | {"trunk": self.cast(critic["trunk"])}
         trunk = join(frozen, self.cast(params))
-        return self._objective.loss(trunk, critic, rows, references, old=old, reach=reach)
+        return self._own.loss(trunk, critic, rows, references, old=old, reach=reach)
 
     def _alone(self, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
         """What `_slab` makes of these arguments."""
@@ -372,6 +414,14 @@ class Programs:
 def _placed(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
     """Shapes with the place of each array, and another type where one is given."""
     return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=p), shapes, shardings)
+
+
+def _met(total: Total) -> Total:
+    """The sums of devices apart, along the first axis, as one."""
+    policy, critic, stats = total
+    added = partial(jax.tree.map, lambda x: x.sum(0))
+    together: Stats = {"sum": added(stats["sum"]), "max": jax.tree.map(lambda x: x.max(0), stats["max"])}
+    return added(policy), added(critic), together
 
 
 def _merge(a: Total, b: Total) -> Total:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width
+from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width, scored_alike
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
@@ -172,13 +172,13 @@ class Updater:
         """
         total: dict[str, Any] = {}
         reach = _reach(batches)
-        for batch in batches:
-            for index, role in enumerate(ROLES):
+        for index, role in enumerate(ROLES):
+            slabs: list[Rows] = []
+            for batch in batches:
                 weights = np.where(batch.roles == index, batch.weights, np.float32(0))
-                if weights.any():
-                    slabs = self._slabs(batch, None, weights=weights)
-                    gradient = self._total(state, slabs, references, old="behaviour", reach=reach)[0]
-                    total[role] = gradient if role not in total else jax.tree.map(jnp.add, total[role], gradient)
+                slabs += self._slabs(batch, None, weights=weights) if weights.any() else []
+            if slabs:
+                total[role] = self._total(state, slabs, references, old="behaviour", reach=reach)[0]
         return interference_metrics(total)
 
     def _total(
@@ -194,11 +194,11 @@ class Updater:
         weights = state.params, self._frozen, state.critic
         if len(slabs) == 1:  # its gradient is the sum, and there is none to hold beside it
             alone: Total = self.programs.gradient(*weights, slabs[0], references, old=old, reach=reach)
-            return alone
+            return self.programs.whole(alone)
         total = self.programs.nothing(*weights, slabs[0], references, old=old, reach=reach)
         for slab in slabs:
             total = self.programs.add(total, *weights, slab, references, old=old, reach=reach)
-        return total
+        return self.programs.whole(total)
 
     def _learns(self, batch: Batch) -> tuple[bool, bool]:
         """Has this batch anything for the policy's weights, and for the critic's own?"""
@@ -230,19 +230,27 @@ class Updater:
         return [self._put({name: array[i : i + size] for name, array in arrays.items()}) for i in used]
 
     def _by_rows(self, program: Callable[..., jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
+        """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers.
+
+        Equal ones are computed once.
+        """
         if not trajectories:
             return []
-        width = row_width(max(len(t.ids) for t in trajectories), self.update.row_tokens)
-        plan = plan_rows(trajectories, width, share=self.update.shared_prefix)
+        texts = [scored_alike(t) for t in trajectories]
+        firsts = dict(zip(reversed(texts), reversed(trajectories), strict=True))
+        single = list(firsts.values())
+        width = row_width(max(len(t.ids) for t in single), self.update.row_tokens)
+        plan = plan_rows(single, width, share=self.update.shared_prefix)
         used = len(plan.rows)
         size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
-        rows = lay_out(trajectories, plan, -(-used // size) * size)
+        rows = lay_out(single, plan, -(-used // size) * size)
         begins = range(0, used, size)
         slabs = (self._put({name: array[i : i + size] for name, array in placed(rows).items()}) for i in begins)
         reach = reach_of(rows.segment_ids, rows.prefix_ids)
         out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
-        return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
+        found = [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(single, rows.spots, strict=True)]
+        of_text = dict(zip(firsts, found, strict=True))
+        return [of_text[text] for text in texts]
 
 
 def _distinct(batches: Sequence[Batch]) -> float:

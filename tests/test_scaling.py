@@ -197,6 +197,15 @@ def test_state_and_gradients_lie_in_parts_and_rows_are_never_copied_whole(eight)
         eight.updater.gradients(eight.state, structs.replace(eight.batch, ids=eight.batch.ids[:6]))
 
 
+@pytest.mark.parametrize(("mesh", "talks"), [((2, 1, 1), False), ((1, 2, 1), True)])
+def test_devices_with_the_whole_model_exchange_nothing_until_a_batch_ends(mesh, talks):
+    """`add` runs once a slab, so an exchange in it would be one a slab."""
+    updater = Updater(CONFIG, replace(BASE, micro_rows=1), ROLES, make_mesh(*mesh))
+    program = updater.programs.lower("add", updater.row_multiple, 32).compile().as_text()
+    exchanges = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+    assert any(f" {name}(" in program for name in exchanges) == talks
+
+
 def test_parameters_and_optimizer_of_a_device_fall_with_the_devices():
     measured = list(measure(CONFIG_WIDE, BASE, devices=8, axis="fsdp", rows=1, row_tokens=32, scratch=False))
     assert [m["devices"] for m in measured] == [1, 2, 4, 8]
