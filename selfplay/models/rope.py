@@ -31,7 +31,10 @@ def _stretch(frequency: Float[Array, " h"], scaling: RopeScaling) -> Float[Array
 def rotate(
     x: Float[Array, "B T N H"], cos: Float[Array, "B T H/2"], sin: Float[Array, "B T H/2"]
 ) -> Float[Array, "B T N H"]:
-    """Rotate the pairs (x_i, x_{i + H/2}) of every head: the half-split convention of Hugging Face checkpoints."""
+    """Rotate the pairs (x_i, x_{i + H/2}) of every head: the half-split convention of Hugging Face checkpoints.
+
+    The other number of each pair comes by rolling, which a CPU does faster than putting two turned halves together.
+    """
     cos, sin = (r[:, :, None, :].astype(x.dtype) for r in (cos, sin))
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    return x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin
