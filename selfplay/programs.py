@@ -1,6 +1,6 @@
 """The compiled programs of an update, on a device mesh: one makes the state, one adds the gradient of a slab of rows,
-and two apply the sum, so that none depends on how many rows a batch has. Shapes and places of all that they take
-follow from the config alone.
+one joins the sums of several devices, and two apply the sum, so that none depends on how many rows a batch has. Shapes
+and places of all that they take follow from the config alone.
 
 What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
 forward pass takes both as one tree, in the policy's dtype. Letters: R rows of T tokens of a slab.
@@ -149,7 +149,7 @@ class Programs:
             compiler_options=options,
         )
         """Total and a slab with the weights -> Total; see `_slab`."""
-        self._meet = jax.jit(_met, donate_argnums=0, out_shardings=self._total_shardings)
+        self._join = jax.jit(_joined, donate_argnums=0, out_shardings=self._total_shardings)
         at = self.shardings
         self._move = jax.jit(
             self._moved,
@@ -203,8 +203,8 @@ class Programs:
 
     def whole(self, total: Total) -> Total:
         """What `gradient` and `add` have summed, of all devices together; consumes it."""
-        met: Total = self._meet(total) if self._apart else total
-        return met
+        joined: Total = self._join(total) if self._apart else total
+        return joined
 
     def shapes(self, rows: int, width: int) -> Shapes:
         """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
@@ -227,7 +227,7 @@ class Programs:
         given = state.params, frozen, state.critic, slab, references
         sums: Total = self.gradient.eval_shape(*given, old="behaviour", reach=None)
         if self._apart:
-            sums = jax.eval_shape(_met, sums)
+            sums = jax.eval_shape(_joined, sums)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
         return policy, critic, _placed(sums[2], jax.tree.map(lambda _: self._whole, sums[2]))
 
@@ -416,8 +416,8 @@ def _placed(shapes: Any, shardings: Any, dtype: Any = None) -> Any:
     return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=p), shapes, shardings)
 
 
-def _met(total: Total) -> Total:
-    """The sums of devices apart, along the first axis, as one."""
+def _joined(total: Total) -> Total:
+    """The sums of devices apart, which lie along the first axis, as one."""
     policy, critic, stats = total
     added = partial(jax.tree.map, lambda x: x.sum(0))
     together: Stats = {"sum": added(stats["sum"]), "max": jax.tree.map(lambda x: x.max(0), stats["max"])}

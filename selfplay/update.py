@@ -237,8 +237,8 @@ class Updater:
         if not trajectories:
             return []
         texts = [scored_alike(t) for t in trajectories]
-        firsts = dict(zip(reversed(texts), reversed(trajectories), strict=True))
-        single = list(firsts.values())
+        of_text = dict(zip(texts, trajectories, strict=True))
+        single = list(of_text.values())
         width = row_width(max(len(t.ids) for t in single), self.update.row_tokens)
         plan = plan_rows(single, width, share=self.update.shared_prefix)
         used = len(plan.rows)
@@ -249,8 +249,8 @@ class Updater:
         reach = reach_of(rows.segment_ids, rows.prefix_ids)
         out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
         found = [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(single, rows.spots, strict=True)]
-        of_text = dict(zip(firsts, found, strict=True))
-        return [of_text[text] for text in texts]
+        numbers = dict(zip(of_text, found, strict=True))
+        return [numbers[text] for text in texts]
 
 
 def _distinct(batches: Sequence[Batch]) -> float:
