@@ -133,22 +133,18 @@ class Programs:
         self._total_shardings = (self.shardings.params, self.shardings.critic, self._whole)
         by_device = (NamedSharding(mesh, PartitionSpec("data")),) * 3
         self._sum_shardings = by_device if self._apart else self._total_shardings
+        summing = partial(
+            jax.jit, static_argnames=("old", "reach"), out_shardings=self._sum_shardings, compiler_options=options
+        )
+        scoring = partial(jax.jit, static_argnames="reach", out_shardings=self._whole, compiler_options=options)
         self._traced = jax.jit(self._slab, static_argnames=("old", "reach"))
         """What `gradient` and `add` are made of: traced once for both."""
-        self.gradient = jax.jit(
-            self._alone, static_argnames=("old", "reach"), out_shardings=self._sum_shardings, compiler_options=options
-        )
-        """A slab with the weights -> Total; see `_slab`."""
+        self.gradient = summing(self._alone)
+        """A slab with the weights -> Total; see `_gradient`."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
-        self.add = jax.jit(
-            self._add,
-            static_argnames=("old", "reach"),
-            donate_argnames=("total",),
-            out_shardings=self._sum_shardings,
-            compiler_options=options,
-        )
-        """Total and a slab with the weights -> Total; see `_slab`."""
+        self.add = summing(self._add, donate_argnames="total")
+        """Total and a slab with the weights -> Total; see `_gradient`."""
         self._join = jax.jit(_joined, donate_argnums=0, out_shardings=self._total_shardings)
         at = self.shardings
         self._move = jax.jit(
@@ -163,13 +159,9 @@ class Programs:
             donate_argnames=("moments",),
             out_shardings=(at.opt_state, at.critic_opt_state, at.steps),
         )
-        self.logprobs = jax.jit(
-            self._objective.logprobs, static_argnames=("reach",), out_shardings=self._whole, compiler_options=options
-        )
+        self.logprobs = scoring(self._objective.logprobs)
         """Weights and rows -> [R T] nats."""
-        self.values = jax.jit(
-            self._objective.values, static_argnames=("reach",), out_shardings=self._whole, compiler_options=options
-        )
+        self.values = scoring(self._objective.values)
         """Weights, critic and rows -> [R T]."""
         self._zeros: dict[Old, Callable[[], Total]] = {}
 
@@ -221,11 +213,16 @@ class Programs:
         references = (frozen or _placed(trained, self.shardings.params, dtype)) if full else None
         return Shapes(state, frozen, slab, references)
 
-    def total_shapes(self, shapes: Shapes) -> Total:
-        """The sum of gradients and statistics that slabs of these shapes add to."""
+    def _sums(self, shapes: Shapes) -> Total:
+        """Shapes of what slabs of these shapes are added to."""
         state, frozen, slab, references = shapes
         given = state.params, frozen, state.critic, slab, references
         sums: Total = self.gradient.eval_shape(*given, old="behaviour", reach=None)
+        return sums
+
+    def total_shapes(self, shapes: Shapes) -> Total:
+        """The sum of gradients and statistics that slabs of these shapes add to."""
+        sums = self._sums(shapes)
         if self._apart:
             sums = jax.eval_shape(_joined, sums)
         policy, critic = (_placed(a, b) for a, b in zip(sums[:2], self._total_shardings[:2], strict=True))
@@ -248,7 +245,7 @@ class Programs:
         if program == "add":
             given = state.params, frozen, state.critic, slab, references
             if self._apart:
-                sums = self.gradient.eval_shape(*given, old="behaviour", reach=None)
+                sums = self._sums(shapes)
                 total = _placed(sums, jax.tree.map(lambda _: self._sum_shardings[0], sums))
             return self.add.lower(total, *given, old="behaviour", reach=None)
         learns = {"policy": True, "critic": state.critic is not None}
@@ -316,31 +313,20 @@ class Programs:
             of_critic = followed(self._critic_tx, gradients[1], of_critic, weights[1], finite)
         return of_policy, of_critic, steps
 
-    def _slab(
-        self,
-        params: Params,
-        frozen: Params,
-        critic: Params | None,
-        rows: Rows,
-        references: Params | None,
-        *,
-        old: Old,
-        reach: Reach | None = None,
-    ) -> Total:
-        """Gradients and statistics of one slab ([R T] arrays); of devices apart, each one's own, along a first axis."""
-        slab = partial(self._gradient, old=old, reach=reach)
+    def _slab(self, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
+        """What `_gradient` makes of one slab ([R T] arrays); of devices apart, each one's own, along a first axis."""
+        gradient = partial(self._gradient, old=old, reach=reach)
         if not self._apart:
-            return slab(params, frozen, critic, rows, references)
-
-        def own(*given: Any) -> Total:
-            total: Total = jax.tree.map(lambda x: x[None], slab(*given))
-            return total
-
+            return gradient(*slab)
         whole, split = PartitionSpec(), PartitionSpec("data")
-        specs = (whole, whole, whole, split, whole)
-        apart = jax.shard_map(own, mesh=self.mesh, in_specs=specs, out_specs=split, check_vma=False)
-        total: Total = apart(params, frozen, critic, rows, references)
-        return total
+        own: Callable[..., Total] = jax.shard_map(
+            lambda *given: jax.tree.map(lambda x: x[None], gradient(*given)),
+            mesh=self.mesh,
+            in_specs=(whole, whole, whole, split, whole),
+            out_specs=split,
+            check_vma=False,
+        )
+        return own(*slab)
 
     def _gradient(
         self,
