@@ -153,12 +153,6 @@ def _chunks(columns: int) -> int:
     return 0 if least == 0 else 3 * power // 4 if power >= 4 and least <= 3 * power // 4 else power
 
 
-def scored_alike(trajectory: Trajectory) -> object:
-    """What trajectories that any weights give the same numbers have in common."""
-    arrays = trajectory.ids, trajectory.mask, trajectory.kept
-    return trajectory.role, *(None if a is None else a.tobytes() for a in arrays)
-
-
 def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     """The trajectories written into [rows, T] arrays as planned."""
     shape = rows, plan.width

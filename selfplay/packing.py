@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import Plan, Rows, lay_out, plan_rows, row_bucket, row_width, scored_alike
+from selfplay.layout import Plan, Rows, lay_out, plan_rows, row_bucket, row_width
 from selfplay.losses import PAIRWISE, regularised
 from selfplay.pairs import longest_block, plan_pairs
 from selfplay.records import Batch, Role, Trajectory
@@ -117,8 +117,10 @@ def distinct(items: Sequence[Item]) -> list[Item]:
 
 def _text(item: Item) -> object:
     """What equal items have in common to the last bit; one of a pair has it with none."""
+    trajectory = item.trajectory
+    arrays = trajectory.ids, trajectory.mask, trajectory.kept
     alone = id(item) if item.pair_id else 0
-    return alone, item.group, item.in_loss, scored_alike(item.trajectory)
+    return alone, item.group, item.in_loss, trajectory.role, *(None if a is None else a.tobytes() for a in arrays)
 
 
 def _near(a: Item, b: Item) -> bool:

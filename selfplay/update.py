@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width, scored_alike
+from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
@@ -230,27 +230,19 @@ class Updater:
         return [self._put({name: array[i : i + size] for name, array in arrays.items()}) for i in used]
 
     def _by_rows(self, program: Callable[..., jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
-        """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers.
-
-        Equal ones are computed once.
-        """
+        """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
         if not trajectories:
             return []
-        texts = [scored_alike(t) for t in trajectories]
-        of_text = dict(zip(texts, trajectories, strict=True))
-        single = list(of_text.values())
-        width = row_width(max(len(t.ids) for t in single), self.update.row_tokens)
-        plan = plan_rows(single, width, share=self.update.shared_prefix)
+        width = row_width(max(len(t.ids) for t in trajectories), self.update.row_tokens)
+        plan = plan_rows(trajectories, width, share=self.update.shared_prefix)
         used = len(plan.rows)
         size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)
-        rows = lay_out(single, plan, -(-used // size) * size)
+        rows = lay_out(trajectories, plan, -(-used // size) * size)
         begins = range(0, used, size)
         slabs = (self._put({name: array[i : i + size] for name, array in placed(rows).items()}) for i in begins)
         reach = reach_of(rows.segment_ids, rows.prefix_ids)
         out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
-        found = [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(single, rows.spots, strict=True)]
-        numbers = dict(zip(of_text, found, strict=True))
-        return [numbers[text] for text in texts]
+        return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
 
 
 def _distinct(batches: Sequence[Batch]) -> float:

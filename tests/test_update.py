@@ -120,24 +120,6 @@ def full(params):
 # ---------------------------------------------------------------- scores
 
 
-def test_equal_trajectories_are_scored_once(params, monkeypatch):
-    updater, rng, rows = Updater(CONFIG, UPDATE, ROLES, make_mesh()), np.random.default_rng(2), []
-    one, other = (trajectory(rng, "solve", 9, 4) for _ in range(2))
-    elsewhere = structs.replace(one, role="propose")  # another temperature
-    score = updater.programs.logprobs
-
-    def counted(weights, slab, reach):
-        rows.append(int((np.asarray(slab["segment_ids"]) > 0).sum()))
-        return score(weights, slab, reach=reach)
-
-    monkeypatch.setattr(updater.programs, "logprobs", counted)
-    got = updater.logprobs(params, [one, other, one, elsewhere, one])
-    assert sum(rows) == 3 * 9
-    for place in (2, 4):
-        np.testing.assert_array_equal(got[place], got[0])
-    assert not np.allclose(got[0], got[3]) and not np.allclose(got[0], got[1])
-
-
 def test_logprobs_are_those_of_a_plain_forward_pass_at_the_roles_temperature(params):
     updater = Updater(CONFIG, UPDATE, ROLES, make_mesh())
     rng = np.random.default_rng(1)
