@@ -30,8 +30,8 @@ class Command:
 
 MODELS = ("tiny", "bench-tiny")
 GROUPS = {"tasks": 8, "group": 8, "prompt_tokens": 64, "new_tokens": 64}
-SHARED = {"micro_rows": 2, "row_tokens": 640, "logit_chunk": 512, "devices": 1}
-"""A row holds a prompt and its eight answers: 63 + 8 x 65 tokens."""
+SHARED = {"micro_rows": 2, "row_tokens": 576, "logit_chunk": 512, "devices": 1}
+"""A row holds a prompt and its eight answers: 63 + 8 x 64 columns."""
 COMMANDS = {
     "rollout": Command(
         "rollout",

@@ -5,6 +5,8 @@ every attempt a continuation: the last token of the prompt, which predicts its f
 continuation sees its prefix and itself, at the positions that it has alone, so every number is that of the plain form
 but for rounding. Prefixes lie first in their row: what a token sees is there, or close to it.
 
+A column reads a token and predicts the next one, so a trajectory's last token, which predicts nothing, has none.
+
 Letters: B rows of T tokens, n tokens of one trajectory, L tokens of a prefix.
 """
 
@@ -27,20 +29,21 @@ WORTHWHILE = 0.6
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a trajectory lies: its tokens from `start` on, in these columns of this row."""
+    """Where a trajectory lies: its tokens from `start` on but the last are read, and those from `start` + 1 on
+    predicted, in these columns of this row."""
 
     row: int
     columns: slice
     start: int
-    """L, the tokens before, which lie in the prefix; none of them is the policy's."""
+    """L, the tokens before, which lie in the prefix; neither they nor token L are the policy's."""
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Put the trajectory's values [n] into [B, T]."""
-        rows[self.row, self.columns] = values[self.start :]
+        """Put the trajectory's values [n] into [B, T], each where its token is predicted."""
+        rows[self.row, self.columns] = values[self.start + 1 :]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """The trajectory's values [n] out of [B, T]; 0 before `start`."""
-        return np.concatenate([np.zeros(self.start, rows.dtype), rows[self.row, self.columns]])
+        """The trajectory's values [n] out of [B, T]; 0 up to token `start`."""
+        return np.concatenate([np.zeros(self.start + 1, rows.dtype), rows[self.row, self.columns]])
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,23 @@ class Rows:
     """Token ids laid out in rows, and where each trajectory lies."""
 
     ids: np.ndarray
-    """[B, T] int32."""
+    """[B, T] int32: tokens read."""
     positions: np.ndarray
     """[B, T] int32: place in its own trajectory."""
     segment_ids: np.ndarray
     """[B, T] int32: 0 = padding, 1.. = the prefixes, continuations and whole trajectories of the row."""
     prefix_ids: np.ndarray
     """[B, T] int32: the segment that a token's own one continues; its own where that begins by itself."""
+    targets: np.ndarray
+    """[B, T] int32: the token after the one read; 0 on padding."""
     roles: np.ndarray
     """[B, T] int32: index into ROLES, -1 on padding."""
     reg_mask: np.ndarray
-    """[B, T] bool: tokens that the policy chose."""
+    """[B, T] bool: targets that the policy chose."""
     spots: tuple[Spot, ...]
     """Of each trajectory, in the order given."""
     kept: np.ndarray | None = None
-    """[B, T, K] int32: the candidates of tokens that were drawn among some alone; None = there are no such tokens."""
+    """[B, T, K] int32: the candidates of targets that were drawn among some alone; None = there are no such tokens."""
 
 
 @dataclass
@@ -86,14 +91,14 @@ def plan_rows(trajectories: Sequence[Trajectory], width: int, *, share: bool) ->
     the first with room for all of it.
 
     Args:
-      width: T, no smaller than the longest trajectory.
+      width: T, no smaller than the `columns` of the longest trajectory.
       share: lay a prompt out once a row.
     """
     rows: list[dict[object, Family]] = []
     taken: list[int] = []
     having: dict[object, list[int]] = {}
     for i in sorted(range(len(trajectories)), key=lambda i: -len(trajectories[i].ids)):
-        length, shared = len(trajectories[i].ids), _shared(trajectories[i]) if share else 0
+        length, shared = columns(trajectories[i]), _shared(trajectories[i]) if share else 0
         prompt = (trajectories[i].role, trajectories[i].ids[: shared + 1].tobytes()) if shared else i
         beside = (r for r in having.setdefault(prompt, []) if taken[r] + length - shared <= width)
         alone = (r for r in range(len(rows)) if taken[r] + length <= width)
@@ -111,8 +116,13 @@ def plan_rows(trajectories: Sequence[Trajectory], width: int, *, share: bool) ->
     return Plan(tuple(tuple(families.values()) for families in rows), width)
 
 
+def columns(trajectory: Trajectory) -> int:
+    """Columns that a trajectory takes by itself: all tokens but the last are read."""
+    return max(len(trajectory.ids) - 1, 0)
+
+
 def row_width(longest: int, row_tokens: int) -> int:
-    """T: `row_tokens`, or the next multiple of 64 that holds the longest trajectory."""
+    """T: `row_tokens`, or the next multiple of 64 that holds so many columns."""
     return row_tokens if longest <= row_tokens else 64 * ceil(longest / 64)
 
 
@@ -156,7 +166,7 @@ def _chunks(columns: int) -> int:
 def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     """The trajectories written into [rows, T] arrays as planned."""
     shape = rows, plan.width
-    ids, positions, segment_ids, prefix_ids = (np.zeros(shape, np.int32) for _ in range(4))
+    ids, positions, segment_ids, prefix_ids, targets = (np.zeros(shape, np.int32) for _ in range(5))
     role_ids, reg_mask = np.full(shape, -1, np.int32), np.zeros(shape, bool)
     kept = _no_candidates(trajectories, shape)
     spots: dict[int, Spot] = {}
@@ -164,20 +174,20 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
         column = segment = 0
         for shared, index, prefix in _stretches(families):
             trajectory, segment = trajectories[index], segment + 1
-            tokens = slice(0, shared) if prefix is None else slice(shared, None)
-            stretch = trajectory.ids[tokens]
-            at = row, slice(column, column + len(stretch))
-            ids[at], reg_mask[at] = stretch, trajectory.mask[tokens]
-            positions[at] = np.arange(len(trajectory.ids))[tokens]
+            first, end = (0, shared) if prefix is None else (shared, columns(trajectory))
+            read, predicted = slice(first, end), slice(first + 1, end + 1)
+            at = row, slice(column, column + end - first)
+            ids[at], targets[at] = trajectory.ids[read], trajectory.ids[predicted]
+            positions[at], reg_mask[at] = np.arange(first, end), trajectory.mask[predicted]
             segment_ids[at], prefix_ids[at] = segment, prefix or segment
             role_ids[at] = ROLES.index(trajectory.role)
-            column += len(stretch)
+            column += end - first
             if prefix is not None:
                 spots[index] = Spot(*at, shared)
             if kept is not None and prefix is not None and trajectory.kept is not None:
-                kept[at][trajectory.mask[tokens], : trajectory.kept.shape[1]] = trajectory.kept
+                kept[at][trajectory.mask[predicted], : trajectory.kept.shape[1]] = trajectory.kept
     order = tuple(spots[i] for i in range(len(trajectories)))
-    return Rows(ids, positions, segment_ids, prefix_ids, role_ids, reg_mask, order, kept)
+    return Rows(ids, positions, segment_ids, prefix_ids, targets, role_ids, reg_mask, order, kept)
 
 
 def _no_candidates(trajectories: Sequence[Trajectory], shape: tuple[int, int]) -> np.ndarray | None:

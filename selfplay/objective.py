@@ -1,7 +1,7 @@
 """What one optimizer step minimises, as a function of weights and packed rows, and what is logged of it.
 
-Pure JAX; `update.py` compiles, differentiates and places it. Letters: R rows of T tokens, V vocabulary, D width.
-Inside, places are shifted: column t of [R T-1] arrays speaks of token t + 1, predicted from the hidden state at t.
+Pure JAX; `update.py` compiles, differentiates and places it. Letters: R rows of T columns, each of which reads a token
+and predicts the next one, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -66,58 +66,54 @@ class Objective:
           reach: how far the tokens of these rows see (`layout.reach_of`), as in all that follow.
         """
         update = self.update
-        at = {name: array[:, 1:] for name, array in rows.items()}
         embedded, params = embed(params, rows["ids"])
-        hidden = self._hidden(params, rows, reach, embedded)  # [R T-1 D]
+        hidden = self._hidden(params, rows, reach, embedded)  # [R T D]
         # Off the policy's tokens every log-probability is 0: ratios there are 1 and nothing overflows.
-        chosen = at["reg_mask"]
-        terms = self._read_out(params, hidden, at, rows, references, reach)
+        chosen = rows["reg_mask"]
+        terms = self._read_out(params, hidden, rows, references, reach)
         logprobs, entropy = terms.logprobs, terms.entropy
         theta = jax.lax.stop_gradient(logprobs)
-        mu = jnp.where(chosen, at["behaviour_logprobs"], 0.0)
-        before = {"behaviour": mu, "self": theta, "given": at.get("old_logprobs", mu)}[old]
+        mu = jnp.where(chosen, rows["behaviour_logprobs"], 0.0)
+        before = {"behaviour": mu, "self": theta, "given": rows.get("old_logprobs", mu)}[old]
         clip = {"clip_eps": update.clip_eps, "clip_eps_high": update.clip_eps_high}
-        weights = at["weights"]
+        weights = rows["weights"]
         if old != "behaviour":
             weights = weights * losses.importance(before, mu, cap=update.importance_cap)
-        pairs = {"pair_ids": at["pair_ids"], "beta": update.beta} if update.loss in losses.PAIRWISE else {}
+        pairs = {"pair_ids": rows["pair_ids"], "beta": update.beta} if update.loss in losses.PAIRWISE else {}
         policy_loss = jnp.sum(
-            weights * losses.LOSSES[update.loss](logprobs, before, at["advantages"], **(pairs or clip))
+            weights * losses.LOSSES[update.loss](logprobs, before, rows["advantages"], **(pairs or clip))
         )
-        loss = policy_loss - update.entropy_coef * jnp.sum(at.get("entropy_weights", at["reg_weights"]) * entropy)
-        stats = _stats(at, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
+        loss = policy_loss - update.entropy_coef * jnp.sum(rows.get("entropy_weights", rows["reg_weights"]) * entropy)
+        stats = _stats(rows, theta, before, mu, clip=clip, cap=update.importance_cap, entropy=entropy)
         stats["sum"]["policy_loss"] = policy_loss
         if update.kl.place != "none":
-            measured = chosen & (self._by_role(self._kl_measured, at["roles"]) > 0)
-            kl = jnp.where(measured, self._kl(terms, at), 0.0)
+            measured = chosen & (self._by_role(self._kl_measured, rows["roles"]) > 0)
+            kl = jnp.where(measured, self._kl(terms, rows), 0.0)
             if update.kl.place == "loss":
-                loss += jnp.sum(at["reg_weights"] * self._by_role(self._kl_coefs, at["roles"]) * kl)
-            counts = measured * at["counts"]
+                loss += jnp.sum(rows["reg_weights"] * self._by_role(self._kl_coefs, rows["roles"]) * kl)
+            counts = measured * rows["counts"]
             stats["sum"] |= {"ref_kl": jnp.sum(counts * kl), "ref_kl_tokens": jnp.sum(counts, dtype=jnp.float32)}
         if critic is not None:
             values = self._head(critic, hidden, rows, reach)
-            value_loss = jnp.sum(at["value_weights"] * losses.squared_error(values, at["returns"]))
+            value_loss = jnp.sum(rows["value_weights"] * losses.squared_error(values, rows["returns"]))
             loss += value_loss * (update.critic.vf_coef if update.critic.kind == "shared" else 1.0)
             stats["sum"]["value_loss"] = value_loss
         return loss, stats
 
     def logprobs(self, params: Params, rows: Rows, reach: Reach | None = None) -> Float[Array, "R T"]:
-        """log pi of every token that the policy chose, at its role's temperature, nats; 0 elsewhere."""
-        at = {name: array[:, 1:] for name, array in rows.items()}
-        terms = self._read_out(params, self._hidden(params, rows, reach), at, rows, None, reach)
-        return jnp.pad(terms.logprobs, ((0, 0), (1, 0)))
+        """log pi of every target that the policy chose, at its role's temperature, nats; 0 elsewhere."""
+        return self._read_out(params, self._hidden(params, rows, reach), rows, None, reach).logprobs
 
     def values(self, params: Params, critic: Params, rows: Rows, reach: Reach | None = None) -> Float[Array, "R T"]:
-        """The critic's value before every token; column 0 is 0."""
+        """The critic's value before every target."""
         hidden = None if "trunk" in critic else self._hidden(params, rows, reach)
-        return jnp.pad(self._head(critic, hidden, rows, reach), ((0, 0), (1, 0)))
+        return self._head(critic, hidden, rows, reach)
 
     def _hidden(
         self, params: Params, rows: Rows, reach: Reach | None, embedded: Float[Array, "R T D"] | None = None
-    ) -> Float[Array, "R T-1 D"]:
+    ) -> Float[Array, "R T D"]:
         places = (rows[name] for name in ("ids", "positions", "segment_ids", "prefix_ids"))
-        hidden = forward(self.config, params, *places, wrap=self._wrap, reach=reach, embedded=embedded)
-        return hidden[:, :-1]
+        return forward(self.config, params, *places, wrap=self._wrap, reach=reach, embedded=embedded)
 
     def _wrap(self, block: Callable[..., Any]) -> Callable[..., Any]:
         """A decoder block whose activations are split by rows, and computed again in the backward pass if so wanted."""
@@ -136,23 +132,22 @@ class Objective:
         self,
         params: Params,
         hidden: jax.Array,
-        at: Rows,
         rows: Rows,
         references: Params | None,
         reach: Reach | None,
     ) -> Terms:
-        """What the vocabulary says of the chosen tokens [R T-1]; with KL over all of it where the loss takes that."""
+        """What the vocabulary says of the chosen targets [R T]; with KL over all of it where the loss takes that."""
         kl = self.update.kl
         if kl.place != "loss" or kl.estimator != "full":
             references = None
-        roles = at["roles"]
+        roles = rows["roles"]
         positions = Positions(
             hidden=hidden,
-            ids=at["ids"],
-            chosen=at["reg_mask"],
+            ids=rows["targets"],
+            chosen=rows["reg_mask"],
             temperature=None if set(self._temperatures) == {1.0} else self._by_role(self._temperatures, roles),
             reference=None if references is None else self._hidden(references, rows, reach),
-            kept=at.get("kept"),
+            kept=rows.get("kept"),
         )
         return read_out(
             self.config,
@@ -164,27 +159,27 @@ class Objective:
             entropy_learns=self.update.entropy_coef > 0,
         )
 
-    def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows, reach: Reach | None) -> Float[Array, "R T-1"]:
+    def _head(self, critic: Params, hidden: jax.Array | None, rows: Rows, reach: Reach | None) -> Float[Array, "R T"]:
         """The scalar head on the policy's hidden states, or on those of the critic's own trunk."""
         states = self._hidden(critic["trunk"], rows, reach) if "trunk" in critic else hidden
         return jnp.asarray(states @ critic["head"]["kernel"] + critic["head"]["bias"])
 
-    def _kl(self, terms: Terms, at: Rows) -> Float[Array, "R T-1"]:
+    def _kl(self, terms: Terms, rows: Rows) -> Float[Array, "R T"]:
         """KL to the reference a token; where it is in the reward it is only logged, as k3."""
         kl = self.update.kl
         if kl.place == "reward" or kl.estimator != "full":
             name = "k3" if kl.place == "reward" else kl.estimator
-            return losses.KL[name](terms.logprobs, jnp.where(at["reg_mask"], at["reference_logprobs"], 0.0))
+            return losses.KL[name](terms.logprobs, jnp.where(rows["reg_mask"], rows["reference_logprobs"], 0.0))
         if terms.kl is None:
             raise ValueError("kl.estimator = full needs the reference's weights")
         return terms.kl
 
-    def _by_role(self, values: Sequence[float], roles: Int[Array, "R T-1"]) -> Float[Array, "R T-1"]:
+    def _by_role(self, values: Sequence[float], roles: Int[Array, "R T"]) -> Float[Array, "R T"]:
         return jnp.asarray(values, jnp.float32)[jnp.maximum(roles, 0)]
 
 
 def _stats(
-    at: Rows,
+    rows: Rows,
     theta: jax.Array,
     old: jax.Array,
     mu: jax.Array,
@@ -194,8 +189,8 @@ def _stats(
     entropy: jax.Array,
 ) -> Stats:
     """Sums and maxima over tokens of some rows, each as often as it counts; `update_metrics` makes curves of them."""
-    mask, reg = at["mask"] * at["counts"], at["reg_mask"] * at["counts"]
-    low, high = losses.clipped(theta, old, at["advantages"], **clip)
+    mask, reg = rows["mask"] * rows["counts"], rows["reg_mask"] * rows["counts"]
+    low, high = losses.clipped(theta, old, rows["advantages"], **clip)
     ratio = jnp.exp(theta - mu)
     capped = jnp.minimum(ratio, cap)
     difference = jnp.abs(theta - mu)
@@ -212,11 +207,11 @@ def _stats(
         "entropy": jnp.sum(reg * entropy),
     }
     for index, role in enumerate(ROLES):
-        sums[f"reg_tokens/{role}"] = jnp.sum(reg * (at["roles"] == index))
-        sums[f"entropy/{role}"] = jnp.sum(reg * (at["roles"] == index) * entropy)
+        sums[f"reg_tokens/{role}"] = jnp.sum(reg * (rows["roles"] == index))
+        sums[f"entropy/{role}"] = jnp.sum(reg * (rows["roles"] == index) * entropy)
     return {
         "sum": {name: jnp.asarray(value, jnp.float32) for name, value in sums.items()},
-        "max": {"logp_absdiff": jnp.max(jnp.where(at["reg_mask"], difference, 0.0))},
+        "max": {"logp_absdiff": jnp.max(jnp.where(rows["reg_mask"], difference, 0.0))},
     }
 
 

@@ -199,6 +199,7 @@ def _batch(items: Sequence[Item], rows: Rows, policy: str, update: Update, share
         positions=rows.positions,
         segment_ids=rows.segment_ids,
         prefix_ids=rows.prefix_ids,
+        targets=rows.targets,
         roles=rows.roles,
         mask=mask,
         reg_mask=rows.reg_mask,

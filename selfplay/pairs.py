@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfplay.layout import Family, Plan
+from selfplay.layout import Family, Plan, columns
 from selfplay.records import Trajectory
 
 
@@ -17,20 +17,20 @@ def blocks(pair_ids: Sequence[int]) -> list[list[int]]:
 
 
 def longest_block(trajectories: Sequence[Trajectory], pair_ids: Sequence[int]) -> int:
-    """Tokens of the longest block; 1 if there is none."""
-    return max((sum(len(trajectories[i].ids) for i in block) for block in blocks(pair_ids)), default=1)
+    """Columns of the longest block; 1 if there is none."""
+    return max((sum(columns(trajectories[i]) for i in block) for block in blocks(pair_ids)), default=1)
 
 
 def plan_pairs(trajectories: Sequence[Trajectory], pair_ids: Sequence[int], width: int) -> Plan:
     """First fit of whole blocks, the longest first; no prompt is shared."""
-    found = [(sum(len(trajectories[i].ids) for i in block), block) for block in blocks(pair_ids)]
+    found = [(sum(columns(trajectories[i]) for i in block), block) for block in blocks(pair_ids)]
     rows: list[list[Family]] = []
     taken: list[int] = []
-    for tokens, block in sorted(found, key=lambda b: -b[0]):
-        row = next((r for r in range(len(rows)) if taken[r] + tokens <= width), len(rows))
+    for wide, block in sorted(found, key=lambda b: -b[0]):
+        row = next((r for r in range(len(rows)) if taken[r] + wide <= width), len(rows))
         if row == len(rows):
             rows.append([])
             taken.append(0)
         rows[row] += [Family(0, [i]) for i in block]
-        taken[row] += tokens
+        taken[row] += wide
     return Plan(tuple(map(tuple, rows)), width)

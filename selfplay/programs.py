@@ -37,7 +37,9 @@ Total: TypeAlias = tuple[Params, Params | None, Stats]
 Program: TypeAlias = Literal["init", "add", "move", "follow"]
 """The compiled programs of an update."""
 
-PLACED = dict.fromkeys(("ids", "positions", "segment_ids", "prefix_ids", "roles"), np.int32) | {"reg_mask": np.bool_}
+PLACED = {"reg_mask": np.bool_} | dict.fromkeys(
+    ("ids", "positions", "segment_ids", "prefix_ids", "targets", "roles"), np.int32
+)
 """Fields of a Batch that scoring needs, and their types; a loss needs the rest too."""
 
 WEIGHTS = ("weights", "reg_weights", "value_weights")

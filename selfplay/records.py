@@ -243,18 +243,21 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     Several trajectories share a row, told apart by `segment_ids`; a token attends to its own segment, and to the prefix
     that this one continues.
-    `mask` and everything of its shape speak of the token AT that place (predicted from the one before).
+    A column reads a token and predicts the next one. A trajectory's last token is only predicted, so its n tokens
+    take n - 1 columns. `mask` and all that follow `targets` speak of the token that a column predicts.
     """
 
     policy: str
     ids: np.ndarray
-    """[B, T] int32."""
+    """[B, T] int32: tokens read."""
     positions: np.ndarray
     """[B, T] int32: place in its own trajectory."""
     segment_ids: np.ndarray
     """[B, T] int32: 0 = padding, 1.. = the segments of the row."""
     prefix_ids: np.ndarray
     """[B, T] int32: the segment that a token's own one continues; its own where that begins by itself."""
+    targets: np.ndarray
+    """[B, T] int32: the token after the one read; 0 on padding."""
     mask: np.ndarray
     """[B, T] bool: tokens that the policy loss counts."""
     reg_mask: np.ndarray

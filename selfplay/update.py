@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfplay.config import RoleConfig, Update
-from selfplay.layout import lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width
+from selfplay.layout import columns, lay_out, may_have_reach, plan_rows, reach_of, row_bucket, row_width
 from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
@@ -233,7 +233,7 @@ class Updater:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
         if not trajectories:
             return []
-        width = row_width(max(len(t.ids) for t in trajectories), self.update.row_tokens)
+        width = row_width(max(map(columns, trajectories)), self.update.row_tokens)
         plan = plan_rows(trajectories, width, share=self.update.shared_prefix)
         used = len(plan.rows)
         size = self.row_multiple if self.update.micro_rows else row_bucket(min(used, SCORE_ROWS), self.row_multiple)

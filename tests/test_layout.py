@@ -43,14 +43,14 @@ def test_candidates_lie_with_their_tokens() -> None:
     b = structs.replace(b, kept=np.array([[4, 3, 8]], np.int32))
     rows = lay_out([a, b, c], plan_rows([a, b, c], 12, share=True), 1)
     assert rows.kept is not None and rows.kept.shape == (1, 12, 4)
-    np.testing.assert_array_equal(rows.kept[0, [3, 4, 6]], [[1, 9, -1, -1], [2, -1, -1, -1], [4, 3, 8, -1]])
-    assert (np.delete(rows.kept[0], [3, 4, 6], axis=0) == -1).all()  # c was drawn from the whole vocabulary
+    np.testing.assert_array_equal(rows.kept[0, [2, 3, 4]], [[1, 9, -1, -1], [2, -1, -1, -1], [4, 3, 8, -1]])
+    assert (np.delete(rows.kept[0], [2, 3, 4], axis=0) == -1).all()  # c was drawn from the whole vocabulary
     assert lay_out([c], plan_rows([c], 12, share=True), 1).kept is None
 
 
 def test_first_fit_decreasing_by_hand():
-    # 7, 5, 4, 3, 2 into rows of 9: 7 + 2, 5 + 4, 3; a prompt of one token is not worth sharing
-    plan = plan_rows([trajectory([0], [i] * (n - 1)) for i, n in enumerate([3, 7, 2, 5, 4])], 9, share=True)
+    # 7, 5, 4, 3, 2 columns into rows of 9: 7 + 2, 5 + 4, 3; a prompt of one token is not worth sharing
+    plan = plan_rows([trajectory([0], [i] * n) for i, n in enumerate([3, 7, 2, 5, 4])], 9, share=True)
     assert [[f.members for f in row] for row in plan.rows] == [[[1], [2]], [[3], [4]], [[0]]]
 
 
@@ -63,18 +63,21 @@ def test_shapes_are_few():
 def test_a_shared_prompt_by_hand():
     a, b, c = trajectory([5, 6, 7], [1, 2]), trajectory([5, 6, 7], [3]), trajectory([5, 6, 8], [4])
     rows = lay_out([a, b, c], plan_rows([a, b, c], 12, share=True), 1)
-    # prefix 5 6, then 7 1 2 and 7 3 behind it; c has another prompt and lies alone
-    np.testing.assert_array_equal(rows.ids[0], [5, 6, 7, 1, 2, 7, 3, 5, 6, 8, 4, 0])
-    np.testing.assert_array_equal(rows.positions[0], [0, 1, 2, 3, 4, 2, 3, 0, 1, 2, 3, 0])
-    np.testing.assert_array_equal(rows.segment_ids[0], [1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 4, 0])
-    np.testing.assert_array_equal(rows.prefix_ids[0], [1, 1, 1, 1, 1, 1, 1, 4, 4, 4, 4, 0])
-    np.testing.assert_array_equal(np.flatnonzero(rows.reg_mask[0]), [3, 4, 6, 10])
-    assert [(s.row, s.columns.start, s.start) for s in rows.spots] == [(0, 2, 2), (0, 5, 2), (0, 7, 0)]
+    # prefix 5 6, then 7 1 (2) and 7 (3) behind it; c has another prompt and lies alone
+    np.testing.assert_array_equal(rows.ids[0, :9], [5, 6, 7, 1, 7, 5, 6, 8, 0])
+    np.testing.assert_array_equal(rows.targets[0, :9], [6, 7, 1, 2, 3, 6, 8, 4, 0])
+    np.testing.assert_array_equal(rows.positions[0, :9], [0, 1, 2, 3, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(rows.segment_ids[0, :9], [1, 1, 2, 2, 3, 4, 4, 4, 0])
+    np.testing.assert_array_equal(rows.prefix_ids[0, :9], [1, 1, 1, 1, 1, 4, 4, 4, 0])
+    np.testing.assert_array_equal(np.flatnonzero(rows.reg_mask[0]), [2, 3, 4, 7])
+    assert [(s.row, s.columns, s.start) for s in rows.spots] == [
+        (0, slice(2, 4), 2), (0, slice(4, 5), 2), (0, slice(5, 8), 0),
+    ]  # fmt: skip
 
 
 def test_a_family_wider_than_a_row_has_its_prompt_in_each():
-    family = [trajectory([5, 6, 7], [i, i]) for i in range(3)]  # 2 + 3 x 3 tokens into rows of 8
-    plan = plan_rows(family, 8, share=True)
+    family = [trajectory([5, 6, 7], [i, i]) for i in range(3)]  # 2 + 3 x 2 columns into rows of 7
+    plan = plan_rows(family, 7, share=True)
     assert [[(f.shared, f.members) for f in row] for row in plan.rows] == [[(2, [0, 1])], [(2, [2])]]
     rows = lay_out(family, plan, 2)
     assert [s.start for s in rows.spots] == [2, 2, 0] and rows.segment_ids[1].max() == 1  # alone, so whole
@@ -100,8 +103,9 @@ def test_every_token_is_read_after_those_that_it_had_before(pairs, width, share)
         row, last = spot.row, spot.columns.stop - 1
         own, prefix = rows.segment_ids[row, last], rows.prefix_ids[row, last]
         seen = np.isin(rows.segment_ids[row], [own, prefix])
-        np.testing.assert_array_equal(rows.ids[row, seen], one.ids)
-        np.testing.assert_array_equal(rows.positions[row, seen], np.arange(len(one.ids)))
+        np.testing.assert_array_equal(rows.ids[row, seen], one.ids[:-1])
+        np.testing.assert_array_equal(rows.targets[row, seen], one.ids[1:])
+        np.testing.assert_array_equal(rows.positions[row, seen], np.arange(len(one.ids) - 1))
         np.testing.assert_array_equal(spot.read(rows.reg_mask), one.mask)
         taken[row, spot.columns] += 1
     assert taken.max() == 1 and rows.reg_mask.sum() == sum(one.mask.sum() for one in made)
@@ -163,6 +167,6 @@ def test_gradients_scores_and_values_are_those_of_the_plain_form(groups):
         found[share] += updater.logprobs(params, trajectories), updater.values(state, trajectories)
         found[share] += ((batch.segment_ids > 0).sum(),)
     alone, together = found[False][-1], found[True][-1]
-    assert alone == sum(len(item.trajectory.ids) for item in groups) and together < 0.8 * alone
+    assert alone == sum(len(item.trajectory.ids) - 1 for item in groups) and together < 0.8 * alone
     for plain, shared in zip(jax.tree.leaves(found[False][:-1]), jax.tree.leaves(found[True][:-1]), strict=True):
         np.testing.assert_allclose(shared, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
