@@ -24,7 +24,8 @@ from selfplay.devices import Devices
 from selfplay.draw import draw
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Cache, Params
+from selfplay.models.decoder import Params
+from selfplay.models.kv_cache import Cache
 from selfplay.models.sharding import by_rows
 from selfplay.records import SamplingSpec
 from selfplay.written import Written

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Cache, with_slots
+from selfplay.models.kv_cache import Cache, with_slots
 from selfplay.trie import Allowed
 
 TOKEN_BUCKET = 32

@@ -40,7 +40,8 @@ from selfplay.devices import Devices
 from selfplay.draw import draw, uniforms
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
-from selfplay.models.decoder import Cache, Params
+from selfplay.models.decoder import Params
+from selfplay.models.kv_cache import Cache, empty_cache
 from selfplay.models.lora import join, no_adapter, split
 from selfplay.models.sharding import by_rows
 from selfplay.models.tokenizer import Tokenizer
@@ -324,7 +325,7 @@ class LocalSampler:
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
-        empty = decoder.empty_cache(self.config, rows, LEAST_SLOTS, self._of(ref)["embed"].dtype)
+        empty = empty_cache(self.config, rows, LEAST_SLOTS, self._of(ref)["embed"].dtype)
         cache: Cache = self._devices.rows(self._devices.whole(empty))
         return cache
 

@@ -18,8 +18,8 @@ from selfplay import losses
 from selfplay.errors import SelfplayError, UserError
 from selfplay.models import Cache, ModelConfig, Params, decoder, load, logits
 from selfplay.models.config import read_config
-from selfplay.models.decoder import empty_cache
 from selfplay.models.hf import locate
+from selfplay.models.kv_cache import empty_cache
 from selfplay.trie import NONE, bucket
 
 LOGIT_ENTRIES = 2**26

@@ -20,7 +20,8 @@ from selfplay.config import Lora, RoleConfig, Update
 from selfplay.errors import UserError
 from selfplay.footprint import SCRATCH, Scratch, Subject, compiled_scratch, device_bytes, model_bytes, shortened
 from selfplay.models import ModelConfig
-from selfplay.models.decoder import abstract_params, empty_cache, prefill
+from selfplay.models.decoder import abstract_params, prefill
+from selfplay.models.kv_cache import empty_cache
 from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_sharding, make_mesh, parameter_shardings
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import (
-    Cache,
     Params,
     decode_step,
     extend,
@@ -15,6 +14,7 @@ from selfplay.models.decoder import (
     prefill,
 )
 from selfplay.models.hf import Model, load, save
+from selfplay.models.kv_cache import Cache
 from selfplay.models.tokenizer import Tokenizer, printable_ascii
 
 __all__ = [

@@ -1,7 +1,8 @@
 """Who attends to whom, and attention itself: over everything, over a decode step's cache, or within reach.
 
 Letters: B rows, T tokens, S slots, N query heads, K key and value heads, G = N / K query heads a key head serves,
-H head width; of packed rows within reach: F columns of the prefix, C chunks of Q tokens, W columns before a chunk.
+H head width; of a cache: C blocks of L slots; of packed rows within reach: F columns of the prefix, C chunks of Q
+tokens, W columns before a chunk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from selfplay.models.kv_cache import by_slot
 
 CHUNK = 64
 """Q: tokens that look at the same columns, and what the columns come in multiples of."""
@@ -47,7 +50,7 @@ def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H S"],
+    k: Float[Array, "B K H S"] | Float[Array, "B K C H L"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     *,
@@ -58,12 +61,15 @@ def attend(
     """softmax(scale * q k^T) v over the slots where mask is True; scores and softmax are in float32.
 
     Args:
+      k: as they were computed, or as they lie in a cache.
       reach: of packed rows (S = T), what the mask stays within; nothing further away is looked at. It changes what
         has to be computed, and the result by rounding.
     """
     b, t, n, h = q.shape
-    if t == 1:
-        return _attend_one(q, k, v, mask, scale, softcap)
+    if k.ndim == 5:
+        if t == 1:
+            return _attend_one(q, k, v, mask, scale, softcap)
+        k = by_slot(k)
     if reach is not None:
         return _attend_within(q, k, v, mask, scale, softcap, reach)
     grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
@@ -126,7 +132,7 @@ def _near_mask(mask: Bool[Array, "B T T"], reach: Reach) -> Bool[Array, "B 1 C 1
 
 def _attend_one(
     q: Float[Array, "B 1 N H"],
-    k: Float[Array, "B K H S"],
+    k: Float[Array, "B K C H L"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B 1 S"],
     scale: float,
@@ -134,8 +140,9 @@ def _attend_one(
 ) -> Float[Array, "B 1 N H"]:
     """`attend` of a decode step: a product with one row is a sum over the keys' width, in vectors along the slots."""
     b, _, n, h = q.shape
-    grouped = q.reshape(b, k.shape[1], -1, h, 1)  # [B K G H 1]
-    scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G S]
+    grouped = q.reshape(b, k.shape[1], -1, 1, h, 1)  # [B K G 1 H 1]
+    scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G C L]
+    scores = scores.reshape(*scores.shape[:3], -1)  # [B K G S]
     scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)

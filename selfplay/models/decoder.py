@@ -4,9 +4,7 @@ Letters: B rows, T tokens, P prompt tokens, S cache slots, V vocabulary, D width
 K key and value heads, G = N / K query heads a key head serves, H head width.
 
 Parameters are a plain nested dict of arrays and always an argument, so that one compiled program serves every
-version of the weights. The cache has one slot a position: the token at position p of a row lives in slot p,
-whatever wrote it. What padding leaves in later slots is never seen, because a token sees only slots up to its
-own position, and the token that belongs there overwrites it first.
+version of the weights.
 """
 
 from __future__ import annotations
@@ -24,16 +22,15 @@ from jaxtyping import Array, Bool, Float, Int
 from selfplay.config import Lora
 from selfplay.models.attention import Place, Reach, attend, soften
 from selfplay.models.config import ModelConfig
+from selfplay.models.kv_cache import Cache, LayerCache, fresh, write
 from selfplay.models.project import project
 from selfplay.models.rope import rope, rotate
 
 Params: TypeAlias = dict[str, Any]
 """Nested dict of arrays; names as in `sharding.PARAMETER_SPECS`."""
 
-LayerCache: TypeAlias = tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]]
-"""Rotated keys, and values, of one layer: what a decode step sums over, width and slots, lies before what it keeps."""
-
-Cache: TypeAlias = list[LayerCache]
+Written: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]] | LayerCache
+"""A call's own keys and values, or a layer's cache with them in it."""
 
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What a training pass puts around every block: rematerialisation, and where its activations lie."""
@@ -100,7 +97,7 @@ class Attention(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
+    ) -> tuple[Float[Array, "B T D"], Written]:
         """Attend to this call's own tokens, or, given a cache, write them into it and attend to all of it."""
         c = self.config
         q = self.q(x).reshape(*x.shape[:2], c.heads, c.head_dim)  # [B T N H]
@@ -110,10 +107,11 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
-        k, v = (k.swapaxes(2, 3), v) if cache is None else write(cache, k, v, place.positions)  # [B K H S], [B K S H]
+        written = (k, v) if cache is None else write(cache, k, v, place.positions)
+        keys, values = (k.swapaxes(2, 3), v) if cache is None else written
         scale = (c.query_scale or c.head_dim) ** -0.5
-        y = attend(q, k, v, place.mask, scale=scale, softcap=c.attn_softcap, reach=place.reach)
-        return self.o(y.reshape(*x.shape[:2], -1)), (k, v)
+        y = attend(q, keys, values, place.mask, scale=scale, softcap=c.attn_softcap, reach=place.reach)
+        return self.o(y.reshape(*x.shape[:2], -1)), written
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -152,11 +150,11 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], LayerCache]:
-        attended, cache = self.attn(self.attn_norm(x), place, cache)
+    ) -> tuple[Float[Array, "B T D"], Written]:
+        attended, written = self.attn(self.attn_norm(x), place, cache)
         x = x + (attended if self.attn_post_norm is None else self.attn_post_norm(attended))
         inner = self.mlp(self.mlp_norm(x))
-        return x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner)), cache
+        return x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner)), written
 
 
 class Decoder(nnx.Module):
@@ -183,7 +181,7 @@ class Decoder(nnx.Module):
         wrap: Wrap = lambda block: block,
         reach: Reach | None = None,
         embedded: Float[Array, "B T D"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache]:
+    ) -> tuple[Float[Array, "B T D"], list[Written]]:
         c = self.config
         slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
         everything = Place(positions, mask, *rope(positions, c), reach)
@@ -191,7 +189,7 @@ class Decoder(nnx.Module):
         x = jnp.take(self.embed[...], ids, axis=0) if embedded is None else embedded  # [B T D]
         if c.scale_embeddings:
             x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
-        written: Cache = []
+        written: list[Written] = []
         for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
             place = nearby if i in c.sliding_layers else everything
             x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i])
@@ -218,15 +216,6 @@ def _nearby(place: Place, slots: Int[Array, "..."], config: ModelConfig) -> Plac
         return replace(place, mask=mask)
     local = replace(config, rope_theta=config.local_rope_theta, rope_scaling=None)
     return Place(place.positions, mask, *rope(place.positions, local), place.reach)
-
-
-def write(
-    layer: LayerCache, keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], positions: Int[Array, "B T"]
-) -> LayerCache:
-    """Put each row's new keys and values into the slots of their positions; positions past the end are dropped."""
-    rows, heads, slots = jnp.arange(len(keys))[:, None, None], jnp.arange(keys.shape[1])[:, None], positions[:, None]
-    kept = layer[0].at[rows, heads, :, slots].set(keys, mode="drop", unique_indices=True)
-    return kept, layer[1].at[rows, heads, slots].set(values, mode="drop", unique_indices=True)
 
 
 @lru_cache
@@ -323,24 +312,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
     hidden, written = _decoder(config, params)(ids, positions, mask)
-    return last_hidden(hidden, lengths), [with_slots(layer, slots) for layer in written]
-
-
-def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> Cache:
-    """A cache in which nothing was read yet."""
-    keys, values = (config.head_dim, slots), (slots, config.head_dim)
-
-    def zeros(shape: tuple[int, int]) -> Array:
-        return jnp.zeros((rows, config.kv_heads, *shape), dtype)
-
-    return [(zeros(keys), zeros(values)) for _ in range(config.layers)]  # arrays of their own: a cache is donated
-
-
-def with_slots(layer: LayerCache, slots: int) -> LayerCache:
-    """A layer's cache with empty slots behind those that there are, up to `slots`."""
-    keys, values = layer
-    more = (0, slots - values.shape[2])
-    return jnp.pad(keys, ((0, 0), (0, 0), (0, 0), more)), jnp.pad(values, ((0, 0), (0, 0), more, (0, 0)))
+    return last_hidden(hidden, lengths), [fresh(keys, values, slots) for keys, values in written]
 
 
 def extend(
