@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.caches import ROW_BUCKET, SEGMENT, grow, row_buckets, slot_bucket, slots_of, take
+from selfplay.caches import ROW_BUCKET, SEGMENT, grow, row_buckets, slot_bucket, slots_of
 from selfplay.devices import Devices
 from selfplay.draw import draw
 from selfplay.models import decoder
@@ -94,7 +94,7 @@ class Branches:
         """The cache with every branch in its seat: gathered anew, or copied to where a seat is free."""
         source = np.array([at if row is None else row.source for at, row in enumerate(seats)])
         if anew:
-            moved: Cache = self._devices.rows(take(cache, np.where([row is None for row in seats], 0, source)))
+            moved: Cache = self._devices.take(cache, np.where([row is None for row in seats], 0, source))
             return moved
         to = np.flatnonzero(source != np.arange(len(seats)))
         for first in range(0, len(to), ROW_BUCKET):

@@ -45,12 +45,6 @@ class Rows(NamedTuple):
     """What each may write next; None = anything."""
 
 
-@jax.jit
-def take(tree: Any, rows: Int[Array, " R"]) -> Any:
-    """Some rows of every array, repeated or left out."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
-
-
 @partial(jax.jit, donate_argnums=(0, 1))
 def swap(
     store: Rows, rows: Rows, places: Int[Array, " n"], old: Int[Array, " n"], new: Int[Array, " n"]

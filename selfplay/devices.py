@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from selfplay.models.decoder import Params
-from selfplay.models.sharding import batch_parts, batch_sharding, fetch, parameter_shardings, place
+from selfplay.models.sharding import batch_parts, batch_sharding, by_rows, fetch, parameter_shardings, place
 
 
 class Devices:
@@ -37,6 +40,10 @@ class Devices:
         mesh = self.mesh_of(len(jax.tree.leaves(rows)[0]))
         return rows if mesh is None else place(rows, batch_sharding(mesh))
 
+    def take(self, tree: Any, rows: np.ndarray) -> Any:
+        """Some rows of every array, repeated or left out: each device takes its own from what all have."""
+        return self.rows(_take(self.mesh_of(len(rows)), tree, rows))
+
     def mesh_of(self, rows: int) -> Mesh | None:
         """The mesh that so many rows are split over; None where they do not divide, and every device has them all."""
         return None if rows % self.parts else self.mesh
@@ -44,3 +51,11 @@ class Devices:
     def fetch(self, arrays: Any) -> Any:
         """Small arrays as NumPy arrays, whole, at every process."""
         return jax.device_get(arrays) if self.mesh is None else fetch(arrays, self.mesh)
+
+
+@partial(jax.jit, static_argnums=0)
+def _take(mesh: Mesh | None, tree: Any, rows: jax.Array) -> Any:
+    def taken(tree: Any, rows: jax.Array) -> Any:
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), tree)
+
+    return by_rows(taken, mesh, 1)(tree, rows)

@@ -33,7 +33,6 @@ from selfplay.caches import (
     row_buckets,
     slot_bucket,
     slots_of,
-    take,
     up,
 )
 from selfplay.devices import Devices
@@ -173,7 +172,7 @@ class LocalSampler:
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         hidden, cache, lengths = self._prefilled(ref, texts, spec)
         of_row = _prompt_of(rows, texts, attempts)
-        hidden, cache = self._devices.rows(take((hidden, cache), of_row))
+        hidden, cache = self._devices.take((hidden, cache), of_row)
         contexts = [text for text in texts for _ in range(attempts)]
         state = self._rows(hidden, lengths[of_row], keys, cache, spec.max_new_tokens, allowed)
         return self._decode(ref, contexts, asked, state, spec)
@@ -230,7 +229,7 @@ class LocalSampler:
         room = min(b for b in {rows} | row_buckets(rows, self._devices.parts) if b >= going.size)
         if room == rows:
             going = np.arange(len(new))
-        part = cache if room == rows else self._devices.rows(take(cache, np.resize(going, room)))
+        part = cache if room == rows else self._devices.take(cache, np.resize(going, room))
         texts = [contexts[row][-1 - new[row].size :] for row in going]
         read, count = pad(texts, room, few_tokens(max((t.size for t in texts), default=1)))
         _, position = pad([contexts[row] for row in going], room)
@@ -272,9 +271,8 @@ class LocalSampler:
         longest, self.slots_decoded = max(c.size for c in contexts), 0
         places, pieces, waiting = up(spec.slots, ROW_BUCKET) or len(home), [], None
         if places < len(home):
-            waiting = Waiting(state, np.flatnonzero(alive), places)
+            waiting = Waiting(self._devices, state, np.flatnonzero(alive), places)
             state, home, alive = waiting.first()
-            state = self._devices.rows(state)
         while alive.any():
             at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
             steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
@@ -298,7 +296,7 @@ class LocalSampler:
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
                 alive = np.arange(room) < alive.sum()
-                state, home = self._devices.rows(take(state, keep)), np.where(alive, home[keep], len(asked))
+                state, home = self._devices.take(state, keep), np.where(alive, home[keep], len(asked))
         completions = written.completions(asked)
         ids = tuple(np.concatenate([c, w.ids]) for c, w in zip(contexts, completions, strict=True))
         if waiting is not None:  # what left its place lies with those that waited

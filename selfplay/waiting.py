@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from selfplay.caches import ROW_BUCKET, Rows, grow, slots_of, swap, take
+from selfplay.caches import ROW_BUCKET, Rows, grow, slots_of, swap
+from selfplay.devices import Devices
 
 
 class Waiting:
     """All rows of a call, of which only so many have a place at a time."""
 
-    def __init__(self, store: Rows, rows: np.ndarray, places: int) -> None:
+    def __init__(self, devices: Devices, store: Rows, rows: np.ndarray, places: int) -> None:
         """Rows `rows` of the store get a place in this order."""
-        self.store, self.rows, self.places = store, rows, places
+        self._devices, self.store, self.rows, self.places = devices, store, rows, places
 
     def first(self) -> tuple[Rows, np.ndarray, np.ndarray]:
         """The rows that start, the row in each place, and whether there is one."""
         come, self.rows = self.rows[: self.places], self.rows[self.places :]
         count = len(self.store.position)
         home = np.pad(come, (0, self.places - come.size), constant_values=count)
-        return take(self.store, np.minimum(home, count - 1)), home, home < count
+        return self._devices.take(self.store, np.minimum(home, count - 1)), home, home < count
 
     def refill(self, state: Rows, home: np.ndarray, alive: np.ndarray) -> Rows:
         """Rows that wait take the places of rows that stopped, ROW_BUCKET at a time; `home` and `alive` are updated."""
