@@ -171,10 +171,12 @@ class LocalSampler:
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         hidden, cache, lengths = self._prefilled(ref, texts, spec)
-        of_row = _prompt_of(rows, texts, attempts)
-        hidden, cache = self._devices.take((hidden, cache), of_row)
+        if attempts > 1 or rows != len(lengths):
+            of_row = _prompt_of(rows, texts, attempts)
+            hidden, cache = self._devices.take((hidden, cache), of_row)
+            lengths = lengths[of_row]
         contexts = [text for text in texts for _ in range(attempts)]
-        state = self._rows(hidden, lengths[of_row], keys, cache, spec.max_new_tokens, allowed)
+        state = self._rows(hidden, lengths, keys, cache, spec.max_new_tokens, allowed)
         return self._decode(ref, contexts, asked, state, spec)
 
     def complete(
@@ -306,10 +308,15 @@ class LocalSampler:
     def _prefilled(
         self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec
     ) -> tuple[jax.Array, Cache, np.ndarray]:
-        """Hidden states of the prompts' last tokens, their cache, and their lengths, padded to a bucket of rows."""
-        width = self._width(texts, spec)
+        """Hidden states of the prompts' last tokens, their cache with room for a segment, and their lengths.
+
+        All padded to a bucket of rows.
+        """
+        width, longest = self._width(texts, spec), max(text.size for text in texts)
+        reach = longest - 1 + min(SEGMENT, spec.max_new_tokens)
+        slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens)
         ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
-        read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slot_bucket(width))
+        read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
         return *read, lengths
 
     def _rows(
