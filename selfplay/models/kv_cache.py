@@ -58,7 +58,7 @@ def fresh(keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], slots:
 def with_slots(layer: LayerCache, slots: int) -> LayerCache:
     """A layer's cache with empty slots behind those that there are, up to `slots`."""
     keys, values = layer
-    if (width := keys.shape[4]) != lanes(slots) or values.shape[2] % width:
+    if (width := keys.shape[4]) != lanes(slots):
         return fresh(by_slot(keys).swapaxes(2, 3), values, slots)
     room = slots - values.shape[2]
     blocks, behind = (0, room // width), (0, room)
