@@ -22,14 +22,14 @@ from jaxtyping import Array, Bool, Float, Int
 from selfplay.config import Lora
 from selfplay.models.attention import Place, Reach, attend, soften
 from selfplay.models.config import ModelConfig
-from selfplay.models.kv_cache import Cache, LayerCache, fresh, write
+from selfplay.models.kv_cache import Cache, LayerCache, cached, write
 from selfplay.models.project import project
 from selfplay.models.rope import rope, rotate
 
 Params: TypeAlias = dict[str, Any]
 """Nested dict of arrays; names as in `sharding.PARAMETER_SPECS`."""
 
-Written: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]] | LayerCache
+KeyValues: TypeAlias = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]] | LayerCache
 """A call's own keys and values, or a layer's cache with them in it."""
 
 Wrap: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Written]:
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
         """Attend to this call's own tokens, or, given a cache, write them into it and attend to all of it."""
         c = self.config
         q = self.q(x).reshape(*x.shape[:2], c.heads, c.head_dim)  # [B T N H]
@@ -150,7 +150,7 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Written]:
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
         attended, written = self.attn(self.attn_norm(x), place, cache)
         x = x + (attended if self.attn_post_norm is None else self.attn_post_norm(attended))
         inner = self.mlp(self.mlp_norm(x))
@@ -181,7 +181,7 @@ class Decoder(nnx.Module):
         wrap: Wrap = lambda block: block,
         reach: Reach | None = None,
         embedded: Float[Array, "B T D"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], list[Written]]:
+    ) -> tuple[Float[Array, "B T D"], list[KeyValues]]:
         c = self.config
         slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
         everything = Place(positions, mask, *rope(positions, c), reach)
@@ -189,7 +189,7 @@ class Decoder(nnx.Module):
         x = jnp.take(self.embed[...], ids, axis=0) if embedded is None else embedded  # [B T D]
         if c.scale_embeddings:
             x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
-        written: list[Written] = []
+        written: list[KeyValues] = []
         for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
             place = nearby if i in c.sliding_layers else everything
             x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i])
@@ -312,7 +312,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
     hidden, written = _decoder(config, params)(ids, positions, mask)
-    return last_hidden(hidden, lengths), [fresh(keys, values, slots) for keys, values in written]
+    return last_hidden(hidden, lengths), [cached(keys, values, slots) for keys, values in written]
 
 
 def extend(

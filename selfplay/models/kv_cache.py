@@ -47,7 +47,7 @@ def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> Cache
     return [(zeros(keys), zeros(values)) for _ in range(config.layers)]  # arrays of their own: a cache is donated
 
 
-def fresh(keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], slots: int) -> LayerCache:
+def cached(keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], slots: int) -> LayerCache:
     """A layer's cache of `slots` >= T in which these tokens were read first."""
     room = ((0, 0), (0, 0), (0, slots - keys.shape[2]), (0, 0))
     keys, values = jnp.pad(keys, room), jnp.pad(values, room)
@@ -59,7 +59,7 @@ def with_slots(layer: LayerCache, slots: int) -> LayerCache:
     """A layer's cache with empty slots behind those that there are, up to `slots`."""
     keys, values = layer
     if (width := keys.shape[4]) != lanes(slots):
-        return fresh(by_slot(keys).swapaxes(2, 3), values, slots)
+        return cached(by_slot(keys).swapaxes(2, 3), values, slots)
     room = slots - values.shape[2]
     blocks, behind = (0, room // width), (0, room)
     return jnp.pad(keys, ((0, 0), (0, 0), blocks, (0, 0), (0, 0))), jnp.pad(values, ((0, 0), (0, 0), behind, (0, 0)))

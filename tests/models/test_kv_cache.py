@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfplay.models.attention import attend
-from selfplay.models.kv_cache import by_slot, empty_cache, fresh, lanes, with_slots, write
+from selfplay.models.kv_cache import by_slot, cached, empty_cache, lanes, with_slots, write
 from tests.models.shapes import QWEN3
 
 SLOTS = (64, 96, 128, 192)
@@ -21,7 +21,7 @@ def normal(*shape, key=0):
 def test_blocks_of_a_cpu_by_hand(monkeypatch):
     assert [lanes(slots) for slots in (64, 96, 128, 192, 100)] == [64, 32, 64, 64, 100]
     keys = jnp.arange(128.0).reshape(1, 1, 128, 1) + jnp.array([0.0, 0.5])  # slot s holds (s, s + 1/2)
-    blocked, _ = fresh(keys, keys, 128)
+    blocked, _ = cached(keys, keys, 128)
     np.testing.assert_array_equal(blocked[0, 0, 1, :, :2], [[64, 65], [64.5, 65.5]])
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert lanes(96) == 96
@@ -31,7 +31,7 @@ def test_blocks_of_a_cpu_by_hand(monkeypatch):
 def test_what_is_written_lies_in_its_slot_and_nowhere_else(slots):
     keys, values = normal(2, 1, 40, 4), normal(2, 1, 40, 4, key=1)
     at = jnp.array([[39, 40], [slots - 1, slots]])
-    layer = write(fresh(keys, values, slots), -keys[:, :, :2], -values[:, :, :2], at)
+    layer = write(cached(keys, values, slots), -keys[:, :, :2], -values[:, :, :2], at)
     expected = np.zeros((2, 1, slots, 4), np.float32)
     for found, given in ((by_slot(layer[0]).swapaxes(2, 3), keys), (layer[1], values)):
         expected[:, :, :40], expected[:, :, 40:] = given, 0
@@ -41,7 +41,7 @@ def test_what_is_written_lies_in_its_slot_and_nowhere_else(slots):
 
 def test_growing_keeps_all_and_adds_nothing():
     keys, values = normal(2, 1, 50, 4), normal(2, 1, 50, 4, key=1)
-    layer = fresh(keys, values, SLOTS[0])
+    layer = cached(keys, values, SLOTS[0])
     for slots in SLOTS[1:]:
         layer = with_slots(layer, slots)
         empty = jax.eval_shape(lambda: empty_cache(QWEN3, 2, slots, jnp.float32))[0]  # noqa: B023
@@ -57,5 +57,5 @@ def test_attention_is_the_same_over_blocks(slots, tokens):
     q, keys, values = normal(2, tokens, 4, 8), normal(2, 2, slots, 8, key=1), normal(2, 2, slots, 8, key=2)
     mask = normal(2, tokens, slots, key=3) > 0
     plain = attend(q, keys.swapaxes(2, 3), values, mask, scale=0.3, softcap=20.0)
-    blocks = attend(q, *fresh(keys, values, slots), mask, scale=0.3, softcap=20.0)
+    blocks = attend(q, *cached(keys, values, slots), mask, scale=0.3, softcap=20.0)
     np.testing.assert_allclose(blocks, plain, atol=1e-6)
