@@ -171,7 +171,7 @@ class LocalSampler:
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
         hidden, cache, lengths = self._prefilled(ref, texts, spec)
-        if attempts > 1 or rows != len(lengths):
+        if attempts > 1 or rows != len(lengths):  # else every row is where it is to be
             of_row = _prompt_of(rows, texts, attempts)
             hidden, cache = self._devices.take((hidden, cache), of_row)
             lengths = lengths[of_row]
@@ -317,7 +317,7 @@ class LocalSampler:
         slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens)
         ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
         read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
-        return *read, lengths
+        return *self._devices.rows(read), lengths
 
     def _rows(
         self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, length: int, allowed: Tries
