@@ -133,7 +133,7 @@ def plan_command(run: Run, limits: Limits, *, given_mesh: bool) -> Plan:
     mesh = _mesh(config, run.mesh, limits.devices, given=given_mesh)
     subject = Subject(config, run.update, run.roles, make_mesh(mesh.data, mesh.fsdp, mesh.tensor), policy.dtype)
     calls = _calls(run, limits)
-    width = row_width(calls.prompt + calls.response, run.update.row_tokens)
+    width = row_width(calls.prompt + calls.response - 1, run.update.row_tokens)  # `layout.columns`
     scratch = Scratch(subject, limits.scratch, run.update.micro_rows, width)
     kl = run.update.kl
     base = (kl.place != "none" and kl.reference == "base") or not all(role.trainable for role in run.roles.values())
