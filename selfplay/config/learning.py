@@ -153,8 +153,8 @@ class Update:
     """Positions whose logits (one number a token of the vocabulary) a device holds at a time; only positions that the
     policy chose are computed. 0 = all at once. Changes memory and speed, and the numbers by rounding only."""
     row_tokens: int = 128
-    """Tokens T that a packed row reads, of each trajectory all but the last; raised to the next multiple of 64 that holds
-    the longest one where needed."""
+    """Tokens T that a packed row reads, of each trajectory all but the last; raised to the next multiple of 64 that
+    holds the longest one where needed."""
     shared_prefix: bool = True
     """Compute a prompt that several attempts in a row share once: row_tokens must hold the prompt and some of its
     attempts (a row as short as the longest trajectory holds one). The numbers change by rounding only."""
