@@ -30,10 +30,13 @@ class Devices:
         return place(arrays, NamedSharding(self.mesh, PartitionSpec()))
 
     def params(self, params: Params) -> Params:
-        """Weights as PARAMETER_SPECS says."""
+        """Weights as PARAMETER_SPECS says; what is whole on every CPU device is there once."""
         if self.mesh is None:
             return dict(self.whole(params))
-        return dict(place(params, parameter_shardings(params, self.mesh)))
+        shardings = parameter_shardings(params, self.mesh)
+        if jax.default_backend() == "cpu" and not self.mesh.is_multi_process:
+            params = _as_one(params, shardings)
+        return dict(place(params, shardings))
 
     def rows(self, rows: Any) -> Any:
         """Arrays of some rows with the rows over the devices, where they divide; caches of such rows lie so too."""
@@ -51,6 +54,13 @@ class Devices:
     def fetch(self, arrays: Any) -> Any:
         """Small arrays as NumPy arrays, whole, at every process."""
         return jax.device_get(arrays) if self.mesh is None else fetch(arrays, self.mesh)
+
+
+def _as_one(params: Params, shardings: Params) -> Params:
+    """The same with all that will lie whole on several CPU devices as one NumPy array, so that all of them read that
+    one: they have the same memory, and share a cache of the processor."""
+    host = jax.tree.map(lambda x, at: np.asarray(x) if at.is_fully_replicated else x, params, shardings)
+    return dict(host)
 
 
 @partial(jax.jit, static_argnums=0)
