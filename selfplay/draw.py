@@ -6,7 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 LARGE_VOCAB = 2**15
 """From here on a draw goes by blocks; measured in docs/performance.md."""
@@ -55,8 +55,14 @@ def _draw_one(
     cdf = jnp.cumsum(p, axis=-1)
     hit = (cdf > uniform[:, None] * cdf.max(-1, keepdims=True)) & (p > 0)
     likeliest = scaled == scaled.max(-1, keepdims=True)
-    index = jnp.argmax(jnp.where(temperature > 0, hit, likeliest), axis=-1)
+    index = _first(jnp.where(temperature > 0, hit, likeliest))
     return index, jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
+
+
+def _first(hit: Bool[Array, "... V"]) -> Int[Array, "..."]:
+    """The first place that is hit; the last where none is. A minimum goes in vectors on a CPU, `argmax` does not."""
+    size = hit.shape[-1]
+    return jnp.where(hit, jnp.arange(size), size - 1).min(-1)
 
 
 def _draw_by_blocks(
@@ -76,7 +82,7 @@ def _draw_by_blocks(
     total = cdf[:, -1:]
     aim = uniform[:, None] * total
     hit = (cdf > aim) & (sums > 0)
-    block = jnp.argmax(jnp.where(temperature > 0, hit, highest == top), axis=-1)[:, None]
+    block = _first(jnp.where(temperature > 0, hit, highest == top))[:, None]
     within = jnp.take_along_axis(blocks, block[:, :, None], axis=1)[:, 0]  # [R BLOCK]
     after, share = (jnp.take_along_axis(x, block, axis=1) for x in (cdf, sums))
     left = jnp.clip((aim - (after - share)) / share, 0.0, 1.0 - 2.0**-24)  # of the block, in [0, 1)
