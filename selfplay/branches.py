@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from selfplay.caches import ROW_BUCKET, SEGMENT, grow, row_buckets, slot_bucket, slots_of
+from selfplay.caches import ROW_BUCKET, SEGMENT, grow, row_buckets, slot_bucket, slots_of, will_stay
 from selfplay.devices import Devices
 from selfplay.draw import draw
 from selfplay.models import decoder
@@ -45,6 +45,34 @@ class Branch:
     """The attempts, the first of which leads."""
 
 
+class Feed(NamedTuple):
+    """What a segment takes from the host."""
+
+    asked: np.ndarray
+    """[R G] bool: which places of a row have a member that goes on, as far as the host knows."""
+    noise: np.ndarray
+    """[R G T] uniforms."""
+    left: np.ndarray
+    """[R] int32: how many tokens each row may still draw."""
+    furthest: int
+    """The last position that any row has reached."""
+
+
+class Front(NamedTuple):
+    """Where rows stand, on the devices."""
+
+    token: Int[Array, " R"]
+    """The last of each row, not in its cache yet."""
+    position: Int[Array, " R"]
+    """Of that token."""
+    here: Bool[Array, "R G"]
+    """Which places of a row have a member that goes on, as far as the devices know."""
+
+
+Drawn: TypeAlias = tuple[Int[Array, "R G T"], Float[Array, "R G T"], Int[Array, "R G"]]
+"""Tokens and log-probabilities of a segment, and how many of them each member has drawn."""
+
+
 class Branches:
     """Decodes what nobody will continue: what it leaves behind is text alone."""
 
@@ -64,23 +92,27 @@ class Branches:
           noise: [N L] uniforms, one for every attempt and token.
           written: takes what is drawn.
         """
-        parts, room = self._devices.parts, 0
+        parts, room, ended = self._devices.parts, 0, len(noise)
         rooms = row_buckets(len(noise), parts) | ({ROW_BUCKET} if ROW_BUCKET % parts == 0 else set())
         attempts = max(len(row.members) for row in rows)
         longest = max(row.position for row in rows) + spec.max_new_tokens
+        ahead: Drawn | None = None
         while rows:
-            before, room = room, min(room for room in rooms if room >= len(rows))
-            seats: list[Branch | None] = [*rows, *[None] * (room - len(rows))]
-            if room == before:
-                seats = _seated(rows, room)
-            cache = self._moved(cache, seats, anew=room != before)
-            reach = min(max(row.position for row in rows) + SEGMENT, longest)
-            if (slots := slot_bucket(reach, longest)) > slots_of(cache):
-                cache = grow(cache, slots=slots)
-            cache, drawn = _segment(
-                self._config, self._devices.mesh_of(room), self._eos_ids, spec.top_k, spec.top_p, self._params,
-                np.float32(spec.temperature), cache, *_laid_out(seats, attempts, noise, written.count, spec),
-            )  # fmt: skip
+            if ahead is None:
+                before, room = room, min(room for room in rooms if room >= len(rows))
+                anew = room != before
+                seats = [*rows, *[None] * (room - len(rows))] if anew else _seated(rows, room)
+                cache = self._moved(cache, seats, anew=anew)
+                front = Front(*self._devices.rows(self._devices.whole(_standing(seats, attempts))))
+                feed = _feed(seats, noise, written, attempts, begun=0)
+                cache, front, drawn = self._segment(cache, front, feed, longest, spec)
+            else:  # nobody has moved, as all are apart
+                seats, drawn, ahead = _seated(rows, room), ahead, None
+            apart = self._devices.queue and all(len(row.members) == 1 for row in rows)
+            if apart and will_stay(len(rows), ended, room, rooms):
+                feed = _feed(seats, noise, written, attempts, begun=SEGMENT)
+                if feed.left.any():
+                    cache, front, ahead = self._segment(cache, front, feed, longest, spec)
             tokens, logprobs, counts = self._devices.fetch(drawn)
             self.slots_decoded += room * int(counts.max())
             at, place, member = np.array(
@@ -88,7 +120,21 @@ class Branches:
             ).T
             going = np.zeros(len(noise), bool)
             going[member] = written.add(member, tokens[at, place], logprobs[at, place], counts[at, place])
+            ended = member.size - int(going.sum())
             rows = branches_of(seats, tokens, counts, going)
+
+    def _segment(
+        self, cache: Cache, front: Front, feed: Feed, longest: int, spec: SamplingSpec
+    ) -> tuple[Cache, Front, Drawn]:
+        """Begin a segment, with room for it in the cache."""
+        reach = min(feed.furthest + SEGMENT, longest)
+        if (slots := slot_bucket(reach, longest)) > slots_of(cache):
+            cache = grow(cache, slots=slots)
+        begun: tuple[Cache, Front, Drawn] = _segment(
+            self._config, self._devices.mesh_of(len(feed.left)), self._eos_ids, spec.top_k, spec.top_p, self._params,
+            np.float32(spec.temperature), cache, front, feed.asked, feed.noise, feed.left,
+        )  # fmt: skip
+        return begun
 
     def _moved(self, cache: Cache, seats: Sequence[Branch | None], *, anew: bool) -> Cache:
         """The cache with every branch in its seat: gathered anew, or copied to where a seat is free."""
@@ -144,21 +190,28 @@ def _seated(rows: Sequence[Branch], room: int) -> list[Branch | None]:
     return seats
 
 
-def _laid_out(
-    seats: Sequence[Branch | None], attempts: int, noise: np.ndarray, count: np.ndarray, spec: SamplingSpec
-) -> tuple[np.ndarray, ...]:
-    """The arrays of `_segment`: last tokens [R], positions [R], members [R G], noise [R G T], tokens left [R]."""
-    token, position, left = (np.zeros(len(seats), np.int32) for _ in range(3))
-    here, uniform = np.zeros((len(seats), attempts), bool), np.zeros((len(seats), attempts, SEGMENT), np.float32)
+def _standing(seats: Sequence[Branch | None], attempts: int) -> tuple[np.ndarray, ...]:
+    """The fields of `Front` for the rows of these seats."""
+    token, position = np.zeros(len(seats), np.int32), np.zeros(len(seats), np.int32)
+    for at, row in enumerate(seats):
+        if row is not None:
+            token[at], position[at] = row.token, row.position
+    return token, position, np.ones((len(seats), attempts), bool)
+
+
+def _feed(seats: Sequence[Branch | None], noise: np.ndarray, written: Written, attempts: int, begun: int) -> Feed:
+    """What a segment of the rows of these seats takes when each has `begun` more tokens than were looked at."""
+    left, furthest = np.zeros(len(seats), np.int32), 0
+    asked, uniform = np.zeros((len(seats), attempts), bool), np.zeros((len(seats), attempts, SEGMENT), np.float32)
     for at, row in enumerate(seats):
         if row is not None:
             members = list(row.members)
-            drawn = int(count[members[0]])
-            token[at], position[at], left[at] = row.token, row.position, spec.max_new_tokens - drawn
-            here[at, : len(members)] = True
+            drawn = int(written.count[members[0]]) + begun
+            left[at], furthest = max(written.spec.max_new_tokens - drawn, 0), max(furthest, row.position + begun)
+            asked[at, : len(members)] = True
             next_ones = noise[members, drawn : drawn + SEGMENT]
             uniform[at, : len(members), : next_ones.shape[1]] = next_ones
-    return token, position, here, uniform, left
+    return Feed(asked, uniform, left, furthest)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -178,37 +231,31 @@ def _segment(
     params: Params,
     temperature: Float[Array, ""],
     cache: Cache,
-    token: Int[Array, " R"],
-    position: Int[Array, " R"],
-    here: Bool[Array, "R G"],
+    front: Front,
+    asked: Bool[Array, "R G"],
     noise: Float[Array, "R G T"],
     left: Int[Array, " R"],
-) -> tuple[Cache, tuple[Int[Array, "R G T"], Float[Array, "R G T"], Int[Array, "R G"]]]:
+) -> tuple[Cache, Front, Drawn]:
     """Up to T tokens for every member of every row; ends early when as many wait as rows go on, device by device.
 
     Args:
       mesh: what rows are split over; None = nothing is.
-      token: the last of each row, not in its cache yet.
-      here: which places of a row have a member.
-      left: how many tokens each row may still draw, 1 or more.
-
-    Returns:
-      The cache; tokens, log-probabilities, and how many of them each member has drawn.
+      asked, noise, left: as in `Feed`.
     """
 
     def run(
-        params: Params, temperature: jax.Array, cache: Cache, token: jax.Array, position: jax.Array, here: jax.Array,
-        noise: jax.Array, left: jax.Array,
-    ) -> tuple[Cache, tuple[jax.Array, jax.Array, jax.Array]]:  # fmt: skip
+        params: Params, temperature: jax.Array, cache: Cache, front: Front, asked: jax.Array, noise: jax.Array,
+        left: jax.Array,
+    ) -> tuple[Cache, Front, Drawn]:  # fmt: skip
         each = jax.vmap(partial(draw, top_k=top_k, top_p=top_p), in_axes=(None, 1, None), out_axes=1)
         ends = jnp.asarray(eos_ids)
 
         def going(carry: Any) -> Any:
-            i, _, _, _, here, waiting, *_ = carry
-            return (i < noise.shape[2]) & (here.any(1).sum() > waiting)
+            i, _, front, waiting, *_ = carry
+            return (i < noise.shape[2]) & (front.here.any(1).sum() > waiting)
 
         def step(carry: Any) -> Any:
-            i, cache, token, position, here, waiting, tokens, logprobs, counts = carry
+            i, cache, (token, position, here), waiting, tokens, logprobs, counts = carry
             hidden, cache = decoder.decode_step(config, params, token, position, cache)
             drawn, logprob = each(decoder.logits(config, params, hidden), noise[:, :, i], temperature)  # [R G]
             lead = jnp.take_along_axis(drawn, here.argmax(1)[:, None], axis=1)  # [R 1], of the first who is here
@@ -216,12 +263,13 @@ def _segment(
             parted = here & (drawn != lead) & ~jnp.isin(drawn, ends)
             after = here & (drawn == lead) & ~jnp.isin(lead, ends) & (i + 1 < left)[:, None]
             goes = after.any(1)
-            token, position = jnp.where(goes, lead[:, 0], token), position + goes
-            return i + 1, cache, token, position, after, waiting + parted.sum(), tokens, logprobs, counts + here
+            front = Front(jnp.where(goes, lead[:, 0], token), position + goes, after)
+            return i + 1, cache, front, waiting + parted.sum(), tokens, logprobs, counts + here
 
-        drawn = jnp.zeros(noise.shape, jnp.int32), jnp.zeros(noise.shape, jnp.float32), jnp.zeros(here.shape, jnp.int32)
-        first = jnp.int32(0), cache, token, position, here, jnp.int32(0), *drawn
-        _, cache, *_, tokens, logprobs, counts = jax.lax.while_loop(going, step, first)
-        return cache, (tokens, logprobs, counts)
+        front = front._replace(here=front.here & asked)
+        shapes = (noise.shape, jnp.int32), (noise.shape, jnp.float32), (asked.shape, jnp.int32)
+        first = jnp.int32(0), cache, front, jnp.int32(0), *(jnp.zeros(*shape) for shape in shapes)
+        _, cache, front, _, tokens, logprobs, counts = jax.lax.while_loop(going, step, first)
+        return cache, front, (tokens, logprobs, counts)
 
-    return by_rows(run, mesh, 2)(params, temperature, cache, token, position, here, noise, left)
+    return by_rows(run, mesh, 2)(params, temperature, cache, front, asked, noise, left)

@@ -5,14 +5,14 @@ Letters: R rows, T tokens, S cache slots, K key and value heads, H head width, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from selfplay.models.config import ModelConfig
 from selfplay.models.kv_cache import Cache, with_slots
@@ -40,6 +40,8 @@ class Rows(NamedTuple):
     """Of the next token."""
     uniforms: Float[Array, "R T"]
     """The noise of every token of the call."""
+    alive: Bool[Array, " R"]
+    """Which have not ended, as far as a device can see: a text to stop at is looked for on the host."""
     cache: Cache
     allowed: Allowed | None = None
     """What each may write next; None = anything."""
@@ -134,6 +136,18 @@ def row_buckets(rows: int, parts: int) -> set[int]:
     which divide over the devices that share rows."""
     least, powers = max(ROW_BUCKET, rows // 8), [2**k for k in range(rows.bit_length())]
     return {up(rows, ROW_BUCKET)} | {n for n in powers if least <= n < rows and n % parts == 0}
+
+
+def will_stay(alive: int, ended: int, room: int, rooms: Collection[int]) -> bool:
+    """Whether rows will need all of their bucket after the segment under way, even if twice as many end as in the last.
+
+    Then nothing will move, and the next segment can begin before anybody has looked at this one.
+
+    Args:
+      room: the bucket.
+      rooms: `row_buckets`.
+    """
+    return alive - 2 * ended > max((smaller for smaller in rooms if smaller < room), default=0)
 
 
 def slot_bucket(tokens: int, most: int | None = None) -> int:

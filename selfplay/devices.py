@@ -22,6 +22,12 @@ class Devices:
         self.mesh = mesh
         self.parts = 1 if mesh is None else batch_parts(mesh)
         """That share the rows."""
+        on_cpu = jax.default_backend() == "cpu"
+        alone = mesh is None or mesh.shape["data"] == mesh.size
+        self.queue = mesh is None or not (mesh.is_multi_process or (on_cpu and not alone))
+        """Whether a segment may be handed over while the one before it runs. Not where processes talk to read what it
+        drew, as they would wait for both; nor where CPU devices talk within it, as XLA lets them wait for each other
+        in the threads that they need."""
 
     def whole(self, arrays: Any) -> Any:
         """Whole on every device: arrays that came from elsewhere would have programs compiled of their own."""

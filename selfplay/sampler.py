@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from selfplay.caches import (
     slot_bucket,
     slots_of,
     up,
+    will_stay,
 )
 from selfplay.devices import Devices
 from selfplay.draw import draw, uniforms
@@ -105,6 +106,15 @@ class Sampler(Protocol):
     ) -> list[Completion]:
         """What `start` draws, of rows that nobody will continue."""
         ...
+
+
+class Drawn(NamedTuple):
+    """What a segment draws, on the devices."""
+
+    tokens: Int[Array, "R T"]
+    logprobs: Float[Array, "R T"]
+    steps: int
+    """How many of them count, in rows that do not end."""
 
 
 @dataclass(frozen=True)
@@ -270,31 +280,32 @@ class LocalSampler:
         written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
-        longest, self.slots_decoded = max(c.size for c in contexts), 0
+        longest, self.slots_decoded, ended = max(c.size for c in contexts), 0, len(home)
         places, pieces, waiting = up(spec.slots, ROW_BUCKET) or len(home), [], None
         if places < len(home):
             waiting = Waiting(self._devices, state, np.flatnonzero(alive), places)
             state, home, alive = waiting.first()
+        rooms = row_buckets(places, self._devices.parts)
+        ahead: Drawn | None = None
         while alive.any():
             at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
-            steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
-            reach = longest + min(int(at.max()) + steps, spec.max_new_tokens)
-            if (slots := slot_bucket(reach, longest + spec.max_new_tokens)) > slots_of(state.cache):
-                state = state._replace(cache=grow(state.cache, slots=slots))
-            state, drawn = _segment(
-                self.config, self._devices.mesh_of(len(home)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
-                state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature),
-                only=spec.max_new_tokens == 1,
-            )  # fmt: skip
-            tokens, logprobs = self._devices.fetch(drawn)
-            self.slots_decoded += len(home) * steps
+            if ahead is None:
+                state, drawn = self._segment(ref, state, alive, at, longest, spec)
+            else:
+                drawn, ahead = ahead, None
+            after = np.where(alive, at + drawn.steps, 0)
+            more = self._devices.queue and waiting is None and after.max() < spec.max_new_tokens
+            if more and will_stay(alive.sum(), ended, len(home), rooms):
+                state, ahead = self._segment(ref, state, alive, after, longest, spec)
+            tokens, logprobs = self._devices.fetch((drawn.tokens, drawn.logprobs))
             rows, alive = np.flatnonzero(alive), np.zeros(len(home), bool)
-            alive[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, steps))
+            alive[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, drawn.steps))
+            ended = rows.size - alive.sum()
             if waiting is not None and waiting.rows.size and not alive.all():
                 state = self._devices.rows(waiting.refill(state, home, alive))
                 continue
-            room = min(b for b in row_buckets(places, self._devices.parts) if b >= alive.sum())
-            if alive.any() and room < len(home):
+            room = min(b for b in rooms if b >= alive.sum())
+            if ahead is None and alive.any() and room < len(home):
                 pieces.append((state.cache, home))
                 keep = np.resize(np.flatnonzero(alive), room)
                 alive = np.arange(room) < alive.sum()
@@ -304,6 +315,21 @@ class LocalSampler:
         if waiting is not None:  # what left its place lies with those that waited
             pieces = [(waiting.store.cache, np.arange(len(waiting.store.position))), *pieces]
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
+
+    def _segment(
+        self, ref: PolicyRef, state: Rows, alive: np.ndarray, at: np.ndarray, longest: int, spec: SamplingSpec
+    ) -> tuple[Rows, Drawn]:
+        """Begin a segment of rows that have drawn `at` tokens, with room for it in the cache."""
+        steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
+        reach = longest + min(int(at.max()) + steps, spec.max_new_tokens)
+        if (slots := slot_bucket(reach, longest + spec.max_new_tokens)) > slots_of(state.cache):
+            state = state._replace(cache=grow(state.cache, slots=slots))
+        state, (tokens, logprobs) = _segment(
+            self.config, self._devices.mesh_of(len(alive)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
+            state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
+        )  # fmt: skip
+        self.slots_decoded += len(alive) * steps
+        return state, Drawn(tokens, logprobs, steps)
 
     def _prefilled(
         self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec
@@ -326,7 +352,9 @@ class LocalSampler:
         start = self._devices.whole(position)
         noise = uniforms(pad_rows(keys, len(position)), start, length=up(length))
         moves = None if allowed is None else self._devices.whole(tables(allowed, len(position)))
-        return Rows(hidden, start, noise, cache, moves)
+        alive = self._devices.whole(np.ones(len(position), bool))
+        rows: Rows = self._devices.rows(Rows(hidden, start, noise, alive, cache, moves))
+        return rows
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
@@ -406,7 +434,7 @@ def _segment(
     top_p: float,
     params: Params,
     rows: Rows,
-    alive: Bool[Array, " R"],
+    going: Bool[Array, " R"],
     drawn: Int[Array, " R"],
     steps: Int[Array, ""],
     limit: Int[Array, ""],
@@ -418,21 +446,24 @@ def _segment(
 
     Args:
       mesh: what rows are split over; None = nothing is.
+      going: which rows go on, if they are alive.
+      drawn: how many tokens each has.
       only: one token a row is all there will be: nothing is fed back, as `extend` reads a row's last token again.
     """
 
     def run(
-        params: Params, steps: jax.Array, limit: jax.Array, temperature: jax.Array, rows: Rows, alive: jax.Array,
+        params: Params, steps: jax.Array, limit: jax.Array, temperature: jax.Array, rows: Rows, going: jax.Array,
         drawn: jax.Array,
     ) -> tuple[Rows, tuple[jax.Array, jax.Array]]:  # fmt: skip
-        shape = (len(alive), SEGMENT)
+        shape = (len(drawn), SEGMENT)
 
-        def going(carry: Any) -> Any:
-            i, _, alive, *_ = carry
-            return (i < steps) & alive.any()
+        def unfinished(carry: Any) -> Any:
+            i, rows, *_ = carry
+            return (i < steps) & rows.alive.any()
 
         def step(carry: Any) -> Any:
-            i, rows, alive, tokens, logprobs = carry
+            i, rows, tokens, logprobs = carry
+            alive = rows.alive
             uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
             scores = decoder.logits(config, params, rows.hidden)
             if (allowed := rows.allowed) is None:
@@ -443,15 +474,16 @@ def _segment(
             hidden, cache = rows.hidden, rows.cache
             if not only:
                 hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
-            rows = Rows(hidden, rows.position + alive, rows.uniforms, cache, allowed)
-            alive = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
-            return i + 1, rows, alive, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
+            after = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
+            rows = Rows(hidden, rows.position + alive, rows.uniforms, after, cache, allowed)
+            return i + 1, rows, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
-        first = (jnp.int32(0), rows, alive, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-        _, rows, _, tokens, logprobs = jax.lax.while_loop(going, step, first)
+        rows = rows._replace(alive=rows.alive & going)
+        first = (jnp.int32(0), rows, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
+        _, rows, tokens, logprobs = jax.lax.while_loop(unfinished, step, first)
         return rows, (tokens, logprobs)
 
-    return by_rows(run, mesh, 4)(params, steps, limit, temperature, rows, alive, drawn)
+    return by_rows(run, mesh, 4)(params, steps, limit, temperature, rows, going, drawn)
 
 
 _NOTHING = np.zeros(0, np.int32)

@@ -38,3 +38,8 @@ def test_cpu_devices_read_one_copy_of_what_is_whole_on_each(axes):
         np.testing.assert_array_equal(found, given)
         copies = {shard.data.unsafe_buffer_pointer() for shard in found.addressable_shards}
         assert len(copies) == (1 if found.sharding.is_fully_replicated else len(found.addressable_shards))
+
+
+def test_segments_are_handed_over_early_where_devices_need_not_talk():
+    queue = {axes: Devices(None if axes is None else make_mesh(*axes)).queue for axes in (None, (4, 1, 1), (2, 2, 1))}
+    assert queue == {None: True, (4, 1, 1): True, (2, 2, 1): False}

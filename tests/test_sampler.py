@@ -9,8 +9,9 @@ import pytest
 from msgspec import structs
 
 import selfplay.sampler as sampler_module
+from selfplay import branches as branches_module
 from selfplay.branches import Branch, branches_of
-from selfplay.caches import prompt_bucket, slot_bucket, slots_of
+from selfplay.caches import prompt_bucket, slot_bucket, slots_of, will_stay
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
@@ -108,6 +109,33 @@ def test_holes_stay_in_place(sampler):
 )
 def test_completing_draws_what_starting_draws(sampler, fresh, spec):
     contract.completing_draws_what_starting_draws(sampler, fresh, spec)
+
+
+@pytest.mark.parametrize("attempts", [1, 8])
+@pytest.mark.parametrize(
+    "spec",
+    [SPEC, SamplingSpec(max_new_tokens=45, temperature=0.7), SamplingSpec(max_new_tokens=40, stop=tuple("abcdefgh"))],
+    ids=["hot", "odd", "stopped"],
+)
+def test_segments_handed_over_early_draw_the_same(sampler, monkeypatch, spec, attempts):
+    def drawn(early):
+        for module in (sampler_module, branches_module):
+            monkeypatch.setattr(module, "will_stay", lambda *_: early)
+        done, context = sampler.start(REF, prompts(16), keys(16), spec)
+        more, _ = sampler.extend(context, [np.array([7], np.int32)] * 16, keys(16, step=1), spec)
+        return [*done, *more, *sampler.complete(REF, prompts(4), keys(4 * attempts), spec, attempts=attempts)]
+
+    for late, early in zip(drawn(False), drawn(True), strict=True):
+        np.testing.assert_array_equal(late.ids, early.ids)
+        np.testing.assert_allclose(late.logprobs, early.logprobs, atol=1e-5)
+        assert late.finish == early.finish
+
+
+def test_a_segment_waits_to_be_handed_over_where_rows_may_move():
+    rooms = {8, 16, 32}
+    assert [will_stay(alive, 0, 32, rooms) for alive in (32, 17, 16)] == [True, True, False]
+    assert [will_stay(24, ended, 32, rooms) for ended in (3, 4)] == [True, False]
+    assert [will_stay(alive, 1, 8, rooms) for alive in (8, 3, 2)] == [True, True, False]  # nothing is smaller
 
 
 def test_attempts_that_agree_are_decoded_once(sampler):
