@@ -103,7 +103,7 @@ class Branches:
                 anew = room != before
                 seats = [*rows, *[None] * (room - len(rows))] if anew else _seated(rows, room)
                 cache = self._moved(cache, seats, anew=anew)
-                front = Front(*self._devices.rows(self._devices.whole(_standing(seats, attempts))))
+                front = Front(*self._devices.split(_standing(seats, attempts)))
                 feed = _feed(seats, noise, written, attempts, begun=0)
                 cache, front, drawn = self._segment(cache, front, feed, longest, spec)
             else:  # nobody has moved, as all are apart

@@ -49,6 +49,11 @@ class Devices:
         mesh = self.mesh_of(len(jax.tree.leaves(rows)[0]))
         return rows if mesh is None else place(rows, batch_sharding(mesh))
 
+    def split(self, rows: Any) -> Any:
+        """Arrays of some rows that lie on no device yet, over the devices where they divide, or else whole on each."""
+        mesh = self.mesh_of(len(jax.tree.leaves(rows)[0]))
+        return self.whole(rows) if mesh is None else place(rows, batch_sharding(mesh))
+
     def take(self, tree: Any, rows: np.ndarray) -> Any:
         """Some rows of every array, repeated or left out: each device takes its own from what all have."""
         return self.rows(_take(self.mesh_of(len(rows)), tree, rows))

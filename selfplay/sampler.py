@@ -180,13 +180,14 @@ class LocalSampler:
         if not asked.any():
             nobody = tuple([_NOTHING] * len(asked))
             return [_HOLE] * len(asked), LocalContext(ref, nobody, ((self._empty(ref, rows), np.arange(rows)),))
-        hidden, cache, lengths = self._prefilled(ref, texts, spec)
-        if attempts > 1 or rows != len(lengths):  # else every row is where it is to be
-            of_row = _prompt_of(rows, texts, attempts)
+        of_row = _prompt_of(rows, texts, attempts)
+        position = np.array([text.size for text in texts], np.int32)[of_row]
+        noise = self._noise(keys, position, spec)
+        hidden, cache = self._prefilled(ref, texts, spec)
+        if attempts > 1 or rows != len(hidden):  # else every row is where it is to be
             hidden, cache = self._devices.take((hidden, cache), of_row)
-            lengths = lengths[of_row]
         contexts = [text for text in texts for _ in range(attempts)]
-        state = self._rows(hidden, lengths, keys, cache, spec.max_new_tokens, allowed)
+        state = self._rows(hidden, position, noise, cache, allowed)
         return self._decode(ref, contexts, asked, state, spec)
 
     def complete(
@@ -202,9 +203,9 @@ class LocalSampler:
         if few or spec.slots or not asked.any() or jax.default_backend() != "cpu":
             return self.start(ref, prompts, keys, spec, attempts=attempts)[0]
         rows = self._check(len(asked), keys, spec, None)
-        _, cache, lengths = self._prefilled(ref, texts, spec)
-        position = self._devices.whole(lengths[_prompt_of(rows, texts, attempts)])
-        noise = self._devices.fetch(uniforms(pad_rows(keys, rows), position, length=up(spec.max_new_tokens)))
+        position = np.array([text.size for text in texts], np.int32)[_prompt_of(rows, texts, attempts)]
+        noise = self._devices.fetch(self._noise(keys, position, spec))
+        _, cache = self._prefilled(ref, texts, spec)
         branches = Branches(self._devices, self.config, self.eos_ids, self._of(ref))
         written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         first = [
@@ -246,9 +247,10 @@ class LocalSampler:
         read, count = pad(texts, room, few_tokens(max((t.size for t in texts), default=1)))
         _, position = pad([contexts[row] for row in going], room)
         start, mesh = np.maximum(position - count, 0), self._devices.mesh_of(room)
+        noise = self._noise(keys[going], position, spec)
         hidden, part = _append(self.config, mesh, params, self._devices.rows(read), count, start, part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
-        state = self._rows(hidden, position, keys[going], part, spec.max_new_tokens, moves)
+        state = self._rows(hidden, position, noise, part, moves)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
         if room == rows:
             return done, continued
@@ -333,33 +335,36 @@ class LocalSampler:
 
     def _prefilled(
         self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec
-    ) -> tuple[jax.Array, Cache, np.ndarray]:
-        """Hidden states of the prompts' last tokens, their cache with room for a segment, and their lengths.
-
-        All padded to a bucket of rows.
-        """
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states of the prompts' last tokens, and their cache with room for a segment: a bucket of rows."""
         width, longest = self._width(texts, spec), max(text.size for text in texts)
         reach = longest - 1 + min(SEGMENT, spec.max_new_tokens)
         slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens)
         ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
         read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
-        return *self._devices.rows(read), lengths
+        placed: tuple[jax.Array, Cache] = self._devices.rows(read)
+        return placed
+
+    def _noise(self, keys: np.ndarray, position: np.ndarray, spec: SamplingSpec) -> Float[Array, "R T"]:
+        """The noise of rows that draw from these positions on. Asked for before texts are read: a CPU would make it
+        wait until they are."""
+        placed = self._devices.split((pad_rows(keys, len(position)), position))
+        noise: Float[Array, "R T"] = uniforms(*placed, length=up(spec.max_new_tokens))
+        return noise
 
     def _rows(
-        self, hidden: jax.Array, position: np.ndarray, keys: np.ndarray, cache: Cache, length: int, allowed: Tries
+        self, hidden: jax.Array, position: np.ndarray, noise: Float[Array, "R T"], cache: Cache, allowed: Tries
     ) -> Rows:
         """Rows about to draw their first tokens."""
-        start = self._devices.whole(position)
-        noise = uniforms(pad_rows(keys, len(position)), start, length=up(length))
-        moves = None if allowed is None else self._devices.whole(tables(allowed, len(position)))
-        alive = self._devices.whole(np.ones(len(position), bool))
+        start, alive = self._devices.split((position, np.ones(len(position), bool)))
+        moves = None if allowed is None else self._devices.split(tables(allowed, len(position)))
         rows: Rows = self._devices.rows(Rows(hidden, start, noise, alive, cache, moves))
         return rows
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
         empty = empty_cache(self.config, rows, LEAST_SLOTS, self._of(ref)["embed"].dtype)
-        cache: Cache = self._devices.rows(self._devices.whole(empty))
+        cache: Cache = self._devices.split(empty)
         return cache
 
     def _of(self, ref: PolicyRef) -> Params:
