@@ -40,7 +40,7 @@ class Devices:
         if self.mesh is None:
             return dict(self.whole(params))
         shardings = parameter_shardings(params, self.mesh)
-        if jax.default_backend() == "cpu" and not self.mesh.is_multi_process:
+        if jax.default_backend() == "cpu" and self.mesh.size > 1 and not self.mesh.is_multi_process:
             params = _as_one(params, shardings)
         return dict(place(params, shardings))
 
