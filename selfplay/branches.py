@@ -108,7 +108,7 @@ class Branches:
                 cache, front, drawn = self._segment(cache, front, feed, longest, spec)
             else:  # nobody has moved, as all are apart
                 seats, drawn, ahead = _seated(rows, room), ahead, None
-            apart = self._devices.queue and all(len(row.members) == 1 for row in rows)
+            apart = self._devices.runs_ahead and all(len(row.members) == 1 for row in rows)
             if apart and will_stay(len(rows), ended, room, rooms):
                 feed = _feed(seats, noise, written, attempts, begun=SEGMENT)
                 if feed.left.any():

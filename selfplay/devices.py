@@ -24,7 +24,7 @@ class Devices:
         """That share the rows."""
         on_cpu = jax.default_backend() == "cpu"
         alone = mesh is None or mesh.shape["data"] == mesh.size
-        self.queue = mesh is None or not (mesh.is_multi_process or (on_cpu and not alone))
+        self.runs_ahead = mesh is None or not (mesh.is_multi_process or (on_cpu and not alone))
         """Whether a segment may be handed over while the one before it runs. Not where processes talk to read what it
         drew, as they would wait for both; nor where CPU devices talk within it, as XLA lets them wait for each other
         in the threads that they need."""

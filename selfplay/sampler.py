@@ -278,7 +278,8 @@ class LocalSampler:
         self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
     ) -> tuple[list[Completion], LocalContext]:
         """Segments of decoding; between two, those that wait take the places of rows that stopped, or the live ones
-        move into a smaller bucket; and the cache grows for the next segment, as attention reads all of its slots."""
+        move into a smaller bucket; and the cache grows for the next segment, as attention reads all of its slots. Where
+        no row will move, the next segment is handed over before anybody has looked at this one."""
         written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
@@ -296,7 +297,7 @@ class LocalSampler:
             else:
                 drawn, ahead = ahead, None
             after = np.where(alive, at + drawn.steps, 0)
-            more = self._devices.queue and waiting is None and after.max() < spec.max_new_tokens
+            more = self._devices.runs_ahead and waiting is None and after.max() < spec.max_new_tokens
             if more and will_stay(alive.sum(), ended, len(home), rooms):
                 state, ahead = self._segment(ref, state, alive, after, longest, spec)
             tokens, logprobs = self._devices.fetch((drawn.tokens, drawn.logprobs))

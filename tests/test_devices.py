@@ -41,5 +41,6 @@ def test_cpu_devices_read_one_copy_of_what_is_whole_on_each(axes):
 
 
 def test_segments_are_handed_over_early_where_devices_need_not_talk():
-    queue = {axes: Devices(None if axes is None else make_mesh(*axes)).queue for axes in (None, (4, 1, 1), (2, 2, 1))}
-    assert queue == {None: True, (4, 1, 1): True, (2, 2, 1): False}
+    meshes = {axes: None if axes is None else make_mesh(*axes) for axes in (None, (4, 1, 1), (2, 2, 1), (2, 1, 2))}
+    ahead = {axes: Devices(mesh).runs_ahead for axes, mesh in meshes.items()}
+    assert ahead == {None: True, (4, 1, 1): True, (2, 2, 1): False, (2, 1, 2): False}
