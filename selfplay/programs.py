@@ -143,6 +143,8 @@ class Programs:
         """What `gradient` and `add` are made of: traced once for both."""
         self.gradient = summing(self._alone)
         """A slab with the weights -> Total; see `_gradient`."""
+        self.copy = jax.jit(self._copied, out_shardings=self.shardings.params)
+        """What is trained -> the same in the policy's dtype, in arrays of its own."""
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = summing(self._add, donate_argnames="total")
@@ -268,6 +270,10 @@ class Programs:
         return sum(x.size * x.dtype.itemsize for x in shapes)
 
     # ------------------------------------------------------------ inside
+
+    def _copied(self, params: Params) -> Params:
+        copied: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), params)
+        return copied
 
     def _new_state(self, params: Params) -> PolicyState:
         params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)

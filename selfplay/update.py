@@ -85,7 +85,7 @@ class Updater:
 
     def publish(self, state: PolicyState) -> Params:
         """A copy of what is trained, in the policy's dtype, that no later step touches: what may be leased."""
-        copy: Params = jax.tree.map(lambda x: jnp.array(x, self.dtype, copy=True), state.params)
+        copy: Params = self.programs.copy(state.params)
         return copy
 
     def weights(self, published: Params) -> Params:
