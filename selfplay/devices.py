@@ -51,8 +51,7 @@ class Devices:
 
     def split(self, rows: Any) -> Any:
         """Arrays of some rows that lie on no device yet, over the devices where they divide, or else whole on each."""
-        mesh = self.mesh_of(len(jax.tree.leaves(rows)[0]))
-        return self.whole(rows) if mesh is None else place(rows, batch_sharding(mesh))
+        return self.whole(rows) if self.mesh_of(len(jax.tree.leaves(rows)[0])) is None else self.rows(rows)
 
     def take(self, tree: Any, rows: np.ndarray) -> Any:
         """Some rows of every array, repeated or left out: each device takes its own from what all have."""

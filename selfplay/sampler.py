@@ -301,6 +301,7 @@ class LocalSampler:
             if more and will_stay(alive.sum(), ended, len(home), rooms):
                 state, ahead = self._segment(ref, state, alive, after, longest, spec)
             tokens, logprobs = self._devices.fetch((drawn.tokens, drawn.logprobs))
+            self.slots_decoded += len(home) * drawn.steps
             rows, alive = np.flatnonzero(alive), np.zeros(len(home), bool)
             alive[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, drawn.steps))
             ended = rows.size - alive.sum()
@@ -331,7 +332,6 @@ class LocalSampler:
             self.config, self._devices.mesh_of(len(alive)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
             state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
         )  # fmt: skip
-        self.slots_decoded += len(alive) * steps
         return state, Drawn(tokens, logprobs, steps)
 
     def _prefilled(
