@@ -14,6 +14,9 @@ LARGE_VOCAB = 2**15
 BLOCK = 128
 """Tokens of a block: the tables of most models are padded to a multiple of it."""
 
+FEW = 16
+"""Numbers whose running sums are made by one product; measured in docs/performance.md."""
+
 
 def draw(
     logits: Float[Array, "R V"],
@@ -52,8 +55,9 @@ def _draw_one(
     """The index drawn (at temperature 0 that of the largest), and its log-probability."""
     logp = jax.nn.log_softmax(scaled, axis=-1)
     p = jnp.exp(logp)
-    cdf = jnp.cumsum(p, axis=-1)
-    hit = (cdf > uniform[:, None] * cdf.max(-1, keepdims=True)) & (p > 0)
+    cdf = running_sums(p)
+    total = jnp.where(p > 0, cdf, 0.0).max(-1, keepdims=True)  # so that something is hit, however sums are rounded
+    hit = (cdf > uniform[:, None] * total) & (p > 0)
     likeliest = scaled == scaled.max(-1, keepdims=True)
     index = _first(jnp.where(temperature > 0, hit, likeliest))
     return index, jnp.take_along_axis(logp, index[:, None], axis=-1)[:, 0]
@@ -63,6 +67,24 @@ def _first(hit: Bool[Array, "... V"]) -> Int[Array, "..."]:
     """The first place that is hit; the last where none is. A minimum goes in vectors on a CPU, `argmax` does not."""
     size = hit.shape[-1]
     return jnp.where(hit, jnp.arange(size), size - 1).min(-1)
+
+
+def running_sums(x: Float[Array, "... V"]) -> Float[Array, "... V"]:
+    """The sum of all numbers up to each: of FEW by a product with a triangle of ones, and those of the blocks alike.
+
+    `jnp.cumsum` is no vector code on a CPU. Each sum is rounded in an order of its own, so that one may be smaller than
+    that before it by a grain.
+    """
+    size = x.shape[-1]
+    if size <= FEW:
+        ones = jnp.triu(jnp.ones((size, size), x.dtype))
+        return jnp.matmul(x, ones, precision=jax.lax.Precision.HIGHEST)
+    missing = [(0, 0)] * (x.ndim - 1) + [(0, -size % FEW)]
+    blocks = jnp.pad(x, missing).reshape(*x.shape[:-1], -1, FEW)
+    within = running_sums(blocks)
+    whole = within[..., -1]
+    before = running_sums(whole) - whole
+    return (within + before[..., None]).reshape(*x.shape[:-1], -1)[..., :size]
 
 
 def _draw_by_blocks(
@@ -78,8 +100,8 @@ def _draw_by_blocks(
     highest = blocks.max(-1)  # [R V/BLOCK]
     top = highest.max(-1, keepdims=True)  # [R 1]
     sums = jnp.exp(blocks - top[:, :, None]).sum(-1)
-    cdf = jnp.cumsum(sums, axis=-1)
-    total = cdf[:, -1:]
+    cdf = running_sums(sums)
+    total = jnp.where(sums > 0, cdf, 0.0).max(-1, keepdims=True)
     aim = uniform[:, None] * total
     hit = (cdf > aim) & (sums > 0)
     block = _first(jnp.where(temperature > 0, hit, highest == top))[:, None]

@@ -425,8 +425,7 @@ def _append(
     def read(
         params: Params, ids: jax.Array, count: jax.Array, start: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        hidden, cache = decoder.extend(config, params, ids, start, cache)
-        return decoder.last_hidden(hidden, count), cache
+        return decoder.read_on(config, params, ids, count, start, cache)
 
     return by_rows(read, mesh, 1)(params, ids, count, start, cache)
 

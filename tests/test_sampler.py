@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay import branches as branches_module
 from selfplay.branches import Branch, branches_of
 from selfplay.caches import prompt_bucket, slot_bucket, slots_of, will_stay
-from selfplay.draw import BLOCK, LARGE_VOCAB, draw
+from selfplay.draw import BLOCK, LARGE_VOCAB, draw, running_sums
 from selfplay.models import forward, logits, printable_ascii
 from selfplay.models.sharding import make_mesh
 from selfplay.records import PolicyRef, SamplingSpec
@@ -331,6 +333,22 @@ def test_draw_never_takes_a_token_without_mass():
     token, logprob = draw(scores, jnp.array([0.0, 0.5, 1 - 2**-23]), 1.0)
     assert token.tolist() == [1, 3, 3]
     np.testing.assert_allclose(logprob, np.log(0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 98, 512, 2049])
+def test_running_sums_are_those_of_numpy(size):
+    x = jax.random.uniform(jax.random.key(size), (3, 2, size))
+    np.testing.assert_allclose(running_sums(x), np.cumsum(np.asarray(x, np.float64), axis=-1), rtol=3e-7)
+
+
+@given(st.integers(1, 700), st.integers(0, 2**20))
+@settings(max_examples=60, deadline=None)
+def test_the_largest_noise_draws_a_token_with_mass(size, seed):
+    # Running sums are rounded each in an order of its own, and those behind the last mass may be the largest.
+    scores = 4 * jax.random.normal(jax.random.key(seed), (8, 700))
+    scores = jnp.where(jnp.arange(700) < size, scores, -jnp.inf)
+    token, logprob = draw(scores, jnp.full(8, 1 - 2**-24, jnp.float32), 1.0)
+    assert (token < size).all() and jnp.isfinite(logprob).all()
 
 
 def test_draw_frequencies_follow_the_distribution():

@@ -9,7 +9,6 @@ from selfplay.models.decoder import (
     extend,
     forward,
     init_params,
-    last_hidden,
     logits,
     prefill,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "extend",
     "forward",
     "init_params",
-    "last_hidden",
     "load",
     "logits",
     "prefill",

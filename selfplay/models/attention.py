@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from selfplay.models.kv_cache import by_slot
 
@@ -41,6 +41,17 @@ class Place:
     sin: Float[Array, "B T H/2"]
     reach: Reach | None = None
     """What `mask` is known to stay within; None = nothing is known."""
+
+    def at(self, tokens: Int[Array, " B"]) -> Place:
+        """Where one token of each row stands, and what it sees."""
+        mask = jnp.broadcast_to(self.mask, (len(tokens), *self.mask.shape[1:]))
+        positions, mask, cos, sin = (pick(x, tokens) for x in (self.positions, mask, self.cos, self.sin))
+        return Place(positions, mask, cos, sin)
+
+
+def pick(x: Shaped[Array, "B T ..."], tokens: Int[Array, " B"]) -> Shaped[Array, "B 1 ..."]:
+    """One token of each row."""
+    return jnp.take_along_axis(x, tokens.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)
 
 
 def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:

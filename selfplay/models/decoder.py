@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from selfplay.config import Lora
-from selfplay.models.attention import Place, Reach, attend, soften
+from selfplay.models.attention import Place, Reach, attend, pick, soften
 from selfplay.models.config import ModelConfig
 from selfplay.models.kv_cache import Cache, LayerCache, cached, write
 from selfplay.models.project import project
@@ -97,21 +97,27 @@ class Attention(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
+        of: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        """Attend to this call's own tokens, or, given a cache, write them into it and attend to all of it."""
+        """Attend to this call's own tokens, or, given a cache, write them into it and attend to all of it.
+
+        Args:
+          of: the token of each row that attends, T = 1 of what comes back; None = all do.
+        """
         c = self.config
-        q = self.q(x).reshape(*x.shape[:2], c.heads, c.head_dim)  # [B T N H]
+        asking, here = (x, place) if of is None else (pick(x, of), place.at(of))
+        q = self.q(asking).reshape(*asking.shape[:2], c.heads, c.head_dim)  # [B T N H]
         k = self.k(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)  # [B T K H]
         v = self.v(x).reshape(*x.shape[:2], c.kv_heads, c.head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
+        q, k = rotate(q, here.cos, here.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
         written = (k, v) if cache is None else write(cache, k, v, place.positions)
         keys, values = (k.swapaxes(2, 3), v) if cache is None else written
         scale = (c.query_scale or c.head_dim) ** -0.5
-        y = attend(q, keys, values, place.mask, scale=scale, softcap=c.attn_softcap, reach=place.reach)
-        return self.o(y.reshape(*x.shape[:2], -1)), written
+        y = attend(q, keys, values, here.mask, scale=scale, softcap=c.attn_softcap, reach=here.reach)
+        return self.o(y.reshape(*q.shape[:2], -1)), written
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -150,8 +156,11 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         place: Place,
         cache: LayerCache | None = None,
+        of: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        attended, written = self.attn(self.attn_norm(x), place, cache)
+        """The stream after the block, of all tokens or of one token `of` each row alone, and keys and values of all."""
+        attended, written = self.attn(self.attn_norm(x), place, cache, of)
+        x = x if of is None else pick(x, of)
         x = x + (attended if self.attn_post_norm is None else self.attn_post_norm(attended))
         inner = self.mlp(self.mlp_norm(x))
         return x + (inner if self.mlp_post_norm is None else self.mlp_post_norm(inner)), written
@@ -181,7 +190,9 @@ class Decoder(nnx.Module):
         wrap: Wrap = lambda block: block,
         reach: Reach | None = None,
         embedded: Float[Array, "B T D"] | None = None,
+        of: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeyValues]]:
+        """Hidden states of all tokens, or of one token `of` each row alone (T = 1), and keys and values of all."""
         c = self.config
         slots = positions[:, None] if cache is None else jnp.arange(mask.shape[-1])  # the position in each slot
         everything = Place(positions, mask, *rope(positions, c), reach)
@@ -192,7 +203,8 @@ class Decoder(nnx.Module):
         written: list[KeyValues] = []
         for i in range(c.layers):  # by number: the dict itself is sorted as text, "10" before "2"
             place = nearby if i in c.sliding_layers else everything
-            x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i])
+            wanted = of if i == c.layers - 1 else None  # below it, every token is read by those above
+            x, layer = wrap(self.layers[str(i)])(x, place, None if cache is None else cache[i], wanted)
             written.append(layer)
         return self.norm(x), written
 
@@ -311,8 +323,8 @@ def prefill(
     rows, width = ids.shape
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
-    hidden, written = _decoder(config, params)(ids, positions, mask)
-    return last_hidden(hidden, lengths), [cached(keys, values, slots) for keys, values in written]
+    hidden, written = _decoder(config, params)(ids, positions, mask, of=_last(lengths))
+    return hidden[:, 0], [cached(keys, values, slots) for keys, values in written]
 
 
 def extend(
@@ -321,15 +333,32 @@ def extend(
     ids: Int[Array, "B T"],
     start: Int[Array, " B"],
     cache: Cache,
+    of: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B T D"], Cache]:
     """Append T tokens a row from position `start` on; they see the row's cache and one another, causally.
 
     Right-padded tokens are harmless: the slots that they touch are written again before anything sees them.
+
+    Args:
+      of: the token of each row whose hidden state is wanted, T = 1 of what comes back; None = those of all.
     """
     positions = start[:, None] + jnp.arange(ids.shape[1])  # [B T]
     slots = cache[0][1].shape[2]
     mask = jnp.arange(slots) <= positions[:, :, None]  # [B T S]
-    return _decoder(config, params)(ids, positions, mask, cache)
+    return _decoder(config, params)(ids, positions, mask, cache, of=of)
+
+
+def read_on(
+    config: ModelConfig,
+    params: Params,
+    ids: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    start: Int[Array, " B"],
+    cache: Cache,
+) -> tuple[Float[Array, "B D"], Cache]:
+    """`extend` by right-padded tokens; returns the hidden state of each row's last token."""
+    hidden, cache = extend(config, params, ids, start, cache, _last(lengths))
+    return hidden[:, 0], cache
 
 
 def decode_step(
@@ -340,10 +369,9 @@ def decode_step(
     return hidden[:, 0], cache
 
 
-def last_hidden(hidden: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """The hidden state of each row's last real token (of token 0 where a row is empty)."""
-    last = jnp.maximum(lengths - 1, 0)
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+def _last(lengths: Int[Array, " B"]) -> Int[Array, " B"]:
+    """Each row's last real token; token 0 where a row is empty."""
+    return jnp.maximum(lengths - 1, 0)
 
 
 def _decoder(config: ModelConfig, params: Params) -> Decoder:
