@@ -34,10 +34,10 @@ SEGMENT = 8
 class Rows(NamedTuple):
     """Rows that decode side by side; every field's leading axis is the row."""
 
-    hidden: Float[Array, "R D"]
-    """Predicts the next token."""
+    token: Int[Array, " R"]
+    """The last that was drawn, not in the cache yet."""
     position: Int[Array, " R"]
-    """Of the next token."""
+    """Of that token."""
     uniforms: Float[Array, "R T"]
     """The noise of every token of the call."""
     alive: Bool[Array, " R"]

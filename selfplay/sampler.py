@@ -43,10 +43,10 @@ from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params
 from selfplay.models.kv_cache import Cache, empty_cache
 from selfplay.models.lora import join, no_adapter, split
-from selfplay.models.sharding import by_rows
+from selfplay.models.sharding import by_rows, stay_by_rows
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.trie import Trie, draw_allowed, tables
+from selfplay.trie import Allowed, Trie, draw_allowed, tables
 from selfplay.waiting import Waiting
 from selfplay.written import Completion, Written
 
@@ -187,8 +187,7 @@ class LocalSampler:
         if attempts > 1 or rows != len(hidden):  # else every row is where it is to be
             hidden, cache = self._devices.take((hidden, cache), of_row)
         contexts = [text for text in texts for _ in range(attempts)]
-        state = self._rows(hidden, position, noise, cache, allowed)
-        return self._decode(ref, contexts, asked, state, spec)
+        return self._decode(ref, contexts, asked, self._first(ref, hidden, position, noise, cache, allowed, spec), spec)
 
     def complete(
         self, ref: PolicyRef, prompts: Texts, keys: np.ndarray, spec: SamplingSpec, *, attempts: int = 1
@@ -250,8 +249,8 @@ class LocalSampler:
         noise = self._noise(keys[going], position, spec)
         hidden, part = _append(self.config, mesh, params, self._devices.rows(read), count, start, part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
-        state = self._rows(hidden, position, noise, part, moves)
-        done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], state, spec)
+        begun = self._first(context.ref, hidden, position, noise, part, moves, spec)
+        done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], begun, spec)
         if room == rows:
             return done, continued
         return self._beside(context.ref, cache, contexts, going, done, continued)
@@ -275,21 +274,27 @@ class LocalSampler:
         return completions, LocalContext(ref, tuple(ids), ((cache, np.arange(len(contexts))), *pieces))
 
     def _decode(
-        self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, state: Rows, spec: SamplingSpec
-    ) -> tuple[list[Completion], LocalContext]:
+        self, ref: PolicyRef, contexts: list[np.ndarray], asked: np.ndarray, begun: tuple[Rows, Drawn],
+        spec: SamplingSpec,
+    ) -> tuple[list[Completion], LocalContext]:  # fmt: skip
         """Segments of decoding; between two, those that wait take the places of rows that stopped, or the live ones
         move into a smaller bucket; and the cache grows for the next segment, as attention reads all of its slots. Where
         no row will move, the next segment is handed over before anybody has looked at this one."""
+        state, drawn = begun
         written = Written(len(asked), spec, self.tokenizer, self.eos_ids)
         home = np.arange(len(state.position))  # the row that each decoding row is; len(asked) and above = filler
         alive = np.resize(asked, len(home)) & (home < len(asked))
         longest, self.slots_decoded, ended = max(c.size for c in contexts), 0, len(home)
-        places, pieces, waiting = up(spec.slots, ROW_BUCKET) or len(home), [], None
-        if places < len(home):
+        places, pieces = up(spec.slots, ROW_BUCKET) or len(home), []
+        waiting: Waiting | None = None
+        ahead: Drawn | None = None
+        if self._devices.runs_ahead and places >= len(home) and spec.max_new_tokens > 1:
+            state, ahead = self._segment(ref, state, alive, np.ones(len(home), np.int32), longest, spec)
+        alive = self._looked_at(written, drawn, home, alive)
+        if places < len(home) and alive.any():
             waiting = Waiting(self._devices, state, np.flatnonzero(alive), places)
             state, home, alive = waiting.first()
         rooms = row_buckets(places, self._devices.parts)
-        ahead: Drawn | None = None
         while alive.any():
             at = np.where(alive, written.count[np.minimum(home, len(asked) - 1)], 0).astype(np.int32)
             if ahead is None:
@@ -300,11 +305,8 @@ class LocalSampler:
             more = self._devices.runs_ahead and waiting is None and after.max() < spec.max_new_tokens
             if more and will_stay(alive.sum(), ended, len(home), rooms):
                 state, ahead = self._segment(ref, state, alive, after, longest, spec)
-            tokens, logprobs = self._devices.fetch((drawn.tokens, drawn.logprobs))
-            self.slots_decoded += len(home) * drawn.steps
-            rows, alive = np.flatnonzero(alive), np.zeros(len(home), bool)
-            alive[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, drawn.steps))
-            ended = rows.size - alive.sum()
+            before, alive = alive, self._looked_at(written, drawn, home, alive)
+            ended = before.sum() - alive.sum()
             if waiting is not None and waiting.rows.size and not alive.all():
                 state = self._devices.rows(waiting.refill(state, home, alive))
                 continue
@@ -320,27 +322,47 @@ class LocalSampler:
             pieces = [(waiting.store.cache, np.arange(len(waiting.store.position))), *pieces]
         return completions, LocalContext(ref, ids, (*pieces, (state.cache, home)))
 
+    def _looked_at(self, written: Written, drawn: Drawn, home: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """Note what live rows have drawn; which of them go on."""
+        tokens, logprobs = self._devices.fetch((drawn.tokens, drawn.logprobs))
+        self.slots_decoded += len(home) * drawn.steps
+        rows, going = np.flatnonzero(alive), np.zeros(len(home), bool)
+        going[rows] = written.add(home[rows], tokens[rows], logprobs[rows], np.full(rows.size, drawn.steps))
+        return going
+
+    def _first(
+        self, ref: PolicyRef, hidden: jax.Array, position: np.ndarray, noise: Float[Array, "R T"], cache: Cache,
+        allowed: Tries, spec: SamplingSpec,
+    ) -> tuple[Rows, Drawn]:  # fmt: skip
+        """Draw the first token of rows that have read what they are to read: a token's cache is made when it is read,
+        so that the last one of a row, or the only one, needs no forward pass."""
+        moves = None if allowed is None else self._devices.split(tables(allowed, len(position)))
+        token, alive, moves, logprob = _first(
+            self.config, self._devices.mesh_of(len(position)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
+            np.float32(spec.temperature), self._devices.rows(hidden), noise, moves,
+        )  # fmt: skip
+        state: Rows = self._devices.rows(Rows(token, self._devices.split(position), noise, alive, cache, moves))
+        return state, Drawn(token[:, None], logprob[:, None], 1)
+
     def _segment(
         self, ref: PolicyRef, state: Rows, alive: np.ndarray, at: np.ndarray, longest: int, spec: SamplingSpec
     ) -> tuple[Rows, Drawn]:
-        """Begin a segment of rows that have drawn `at` tokens, with room for it in the cache."""
+        """Begin a segment of rows that have drawn `at` tokens, with room in the cache for all of them but the last."""
         steps = min(SEGMENT, spec.max_new_tokens - int(at[alive].min()))
-        reach = longest + min(int(at.max()) + steps, spec.max_new_tokens)
-        if (slots := slot_bucket(reach, longest + spec.max_new_tokens)) > slots_of(state.cache):
+        most = longest + spec.max_new_tokens - 1
+        if (slots := slot_bucket(min(longest + int(at.max()) + steps - 1, most), most)) > slots_of(state.cache):
             state = state._replace(cache=grow(state.cache, slots=slots))
         state, (tokens, logprobs) = _segment(
             self.config, self._devices.mesh_of(len(alive)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
-            state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature), only=spec.max_new_tokens == 1,
+            state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature),
         )  # fmt: skip
         return state, Drawn(tokens, logprobs, steps)
 
-    def _prefilled(
-        self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec
-    ) -> tuple[jax.Array, Cache]:
+    def _prefilled(self, ref: PolicyRef, texts: list[np.ndarray], spec: SamplingSpec) -> tuple[jax.Array, Cache]:
         """Hidden states of the prompts' last tokens, and their cache with room for a segment: a bucket of rows."""
         width, longest = self._width(texts, spec), max(text.size for text in texts)
         reach = longest - 1 + min(SEGMENT, spec.max_new_tokens)
-        slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens)
+        slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens - 1)
         ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
         read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
         placed: tuple[jax.Array, Cache] = self._devices.rows(read)
@@ -352,15 +374,6 @@ class LocalSampler:
         placed = self._devices.split((pad_rows(keys, len(position)), position))
         noise: Float[Array, "R T"] = uniforms(*placed, length=up(spec.max_new_tokens))
         return noise
-
-    def _rows(
-        self, hidden: jax.Array, position: np.ndarray, noise: Float[Array, "R T"], cache: Cache, allowed: Tries
-    ) -> Rows:
-        """Rows about to draw their first tokens."""
-        start, alive = self._devices.split((position, np.ones(len(position), bool)))
-        moves = None if allowed is None else self._devices.split(tables(allowed, len(position)))
-        rows: Rows = self._devices.rows(Rows(hidden, start, noise, alive, cache, moves))
-        return rows
 
     def _empty(self, ref: PolicyRef, rows: int) -> Cache:
         """A cache in which nothing was read yet."""
@@ -430,7 +443,48 @@ def _append(
     return by_rows(read, mesh, 1)(params, ids, count, start, cache)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=6, static_argnames="only")
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _first(
+    config: ModelConfig,
+    mesh: Mesh | None,
+    eos_ids: tuple[int, ...],
+    top_k: int,
+    top_p: float,
+    params: Params,
+    temperature: Float[Array, ""],
+    hidden: Float[Array, "R D"],
+    noise: Float[Array, "R T"],
+    allowed: Allowed | None,
+) -> tuple[Int[Array, " R"], Bool[Array, " R"], Allowed | None, Float[Array, " R"]]:
+    """Each row's first token, whether the row goes on, what it may write next, and the token's log-probability."""
+
+    def run(
+        params: Params, temperature: jax.Array, hidden: jax.Array, noise: jax.Array, allowed: Allowed | None
+    ) -> tuple[jax.Array, jax.Array, Allowed | None, jax.Array]:
+        token, logprob, after = _drawn(config, params, hidden, noise[:, 0], temperature, allowed, top_k, top_p)
+        return token, ~jnp.isin(token, jnp.asarray(eos_ids)), after, logprob
+
+    return by_rows(run, mesh, 2)(params, temperature, hidden, noise, allowed)
+
+
+def _drawn(
+    config: ModelConfig,
+    params: Params,
+    hidden: Float[Array, "R D"],
+    uniform: Float[Array, " R"],
+    temperature: Float[Array, ""],
+    allowed: Allowed | None,
+    top_k: int,
+    top_p: float,
+) -> tuple[Int[Array, " R"], Float[Array, " R"], Allowed | None]:
+    """The token that each row draws, its log-probability, and what the row may write after it."""
+    scores = decoder.logits(config, params, hidden)
+    if allowed is not None:
+        return draw_allowed(scores, uniform, temperature, allowed)
+    return *draw(scores, uniform, temperature, top_k=top_k, top_p=top_p), None
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=6)
 def _segment(
     config: ModelConfig,
     mesh: Mesh | None,
@@ -444,16 +498,14 @@ def _segment(
     steps: Int[Array, ""],
     limit: Int[Array, ""],
     temperature: Float[Array, ""],
-    *,
-    only: bool = False,
 ) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"]]]:
-    """Up to `steps` tokens for every live row: draw, note, feed back; ends early when all rows of a device have ended.
+    """Up to `steps` tokens for every live row: read the last one, draw, note; ends early when all rows of a device have
+    ended. What a row drew last is not in its cache: `extend` reads it first.
 
     Args:
       mesh: what rows are split over; None = nothing is.
       going: which rows go on, if they are alive.
       drawn: how many tokens each has.
-      only: one token a row is all there will be: nothing is fed back, as `extend` reads a row's last token again.
     """
 
     def run(
@@ -469,18 +521,14 @@ def _segment(
         def step(carry: Any) -> Any:
             i, rows, tokens, logprobs = carry
             alive = rows.alive
+            hidden, cache = decoder.decode_step(config, params, rows.token, rows.position, rows.cache)
+            hidden = stay_by_rows(hidden, mesh)
             uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
-            scores = decoder.logits(config, params, rows.hidden)
-            if (allowed := rows.allowed) is None:
-                token, logprob = draw(scores, uniform, temperature, top_k=top_k, top_p=top_p)
-            else:
-                token, logprob, allowed = draw_allowed(scores, uniform, temperature, allowed)
-            token = jnp.where(alive, token, 0)
-            hidden, cache = rows.hidden, rows.cache
-            if not only:
-                hidden, cache = decoder.decode_step(config, params, token, rows.position, rows.cache)
+            token, logprob, allowed = _drawn(config, params, hidden, uniform, temperature, rows.allowed, top_k, top_p)
             after = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
-            rows = Rows(hidden, rows.position + alive, rows.uniforms, after, cache, allowed)
+            rows = Rows(
+                jnp.where(alive, token, rows.token), rows.position + alive, rows.uniforms, after, cache, allowed
+            )
             return i + 1, rows, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
 
         rows = rows._replace(alive=rows.alive & going)

@@ -136,7 +136,8 @@ def test_weights_that_a_decode_gathers_are_counted(tensor):
 
     shapes = jax.eval_shape(lambda: empty_cache(config, rows, 64, "float32"))
     cache = jax.tree.map(lambda x: split(*x.shape), shapes)
-    state = Rows(split(rows, 128), split(rows, dtype=jnp.int32), split(rows, 32), split(rows, dtype=jnp.bool_), cache)
+    numbers = split(rows, dtype=jnp.int32)
+    state = Rows(numbers, numbers, split(rows, 32), split(rows, dtype=jnp.bool_), cache)
     arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
     compiled = _segment.lower(config, mesh, (2,), 0, 1.0, params, *arguments).compile()
     held = compiled.memory_analysis().temp_size_in_bytes
