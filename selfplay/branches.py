@@ -2,7 +2,10 @@
 
 Each attempt draws with its own noise from what its row predicts. The row goes on with what the first of them drew; who
 drew something else waits until the segment ends, and then gets a row, together with those that drew the same. On a CPU
-a step takes as long as it has rows. Letters: R rows, G attempts at a prompt, N attempts of a call, T tokens of a
+a step takes as long as it has rows.
+
+While as many decode as the call has attempts, those at one prompt sit side by side, and what they all have read lies
+in the cache once (`kv_cache.cut`). Letters: R rows, G attempts at a prompt, N attempts of a call, T tokens of a
 segment, L of a completion.
 """
 
@@ -25,7 +28,7 @@ from selfplay.draw import draw
 from selfplay.models import decoder
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params
-from selfplay.models.kv_cache import Cache
+from selfplay.models.kv_cache import LANES, Cache, LayerCache, Shared, cut, unshare
 from selfplay.models.sharding import by_rows
 from selfplay.records import SamplingSpec
 from selfplay.written import Written
@@ -95,22 +98,27 @@ class Branches:
         parts, room, ended = self._devices.parts, 0, len(noise)
         rooms = row_buckets(len(noise), parts) | ({ROW_BUCKET} if ROW_BUCKET % parts == 0 else set())
         attempts = max(len(row.members) for row in rows)
+        common = min(row.position + 1 for row in rows) // LANES[0] * LANES[0]
+        shares = common > 0 and len(noise) in rooms and len(noise) // attempts % parts == 0
+        width = attempts  # G of a segment
         longest = max(row.position for row in rows) + spec.max_new_tokens
         ahead: Drawn | None = None
         while rows:
             if ahead is None:
                 before, room = room, min(room for room in rooms if room >= len(rows))
-                anew = room != before
-                seats = [*rows, *[None] * (room - len(rows))] if anew else _seated(rows, room)
-                cache = self._moved(cache, seats, anew=anew)
-                front = Front(*self._devices.split(_standing(seats, attempts)))
-                feed = _feed(seats, noise, written, attempts, begun=0)
+                anew, block = room != before, attempts if shares and room == len(noise) else room
+                seats = seated(rows, room, block, anew=anew)
+                cache = self._anew(cache, seats, block, common) if anew else self._moved(cache, seats)
+                alone = all(len(row.members) == 1 for row in rows)
+                width = 1 if alone and room == max(rooms) else attempts  # in smaller rooms for one program less
+                front = Front(*self._devices.split(_standing(seats, width)))
+                feed = _feed(seats, noise, written, width, begun=0)
                 cache, front, drawn = self._segment(cache, front, feed, longest, spec)
             else:  # nobody has moved, as all are apart
-                seats, drawn, ahead = _seated(rows, room), ahead, None
+                seats, drawn, ahead = seated(rows, room, room, anew=False), ahead, None
             apart = self._devices.runs_ahead and all(len(row.members) == 1 for row in rows)
             if apart and will_stay(len(rows), ended, room, rooms):
-                feed = _feed(seats, noise, written, attempts, begun=SEGMENT)
+                feed = _feed(seats, noise, written, width, begun=SEGMENT)
                 if feed.left.any():
                     cache, front, ahead = self._segment(cache, front, feed, longest, spec)
             tokens, logprobs, counts = self._devices.fetch(drawn)
@@ -136,12 +144,21 @@ class Branches:
         )  # fmt: skip
         return begun
 
-    def _moved(self, cache: Cache, seats: Sequence[Branch | None], *, anew: bool) -> Cache:
-        """The cache with every branch in its seat: gathered anew, or copied to where a seat is free."""
-        source = np.array([at if row is None else row.source for at, row in enumerate(seats)])
-        if anew:
-            moved: Cache = self._devices.take(cache, np.where([row is None for row in seats], 0, source))
+    def _anew(self, cache: Cache, seats: Sequence[Branch | None], block: int, common: int) -> Cache:
+        """The cache of all seats, gathered anew; where they lie in blocks, these share the `common` slots."""
+        source = np.array([0 if row is None else row.source for row in seats])
+        if cache[0].shared is not None:
+            cache = _apart(self._devices.mesh_of(len(cache[0].values)), cache)
+        if block == len(seats):
+            moved: Cache = self._devices.take(cache, source)
             return moved
+        first, rest = _cut(cache, common)
+        shared, own = self._devices.take(first, source[::block]), self._devices.take(rest, source)
+        return [layer._replace(shared=pair) for layer, pair in zip(own, shared, strict=True)]
+
+    def _moved(self, cache: Cache, seats: Sequence[Branch | None]) -> Cache:
+        """The cache with every branch in its seat, copied to where it was free."""
+        source = np.array([at if row is None else row.source for at, row in enumerate(seats)])
         to = np.flatnonzero(source != np.arange(len(seats)))
         for first in range(0, len(to), ROW_BUCKET):
             some = to[first : first + ROW_BUCKET]
@@ -175,18 +192,23 @@ def branches_of(
     return found
 
 
-def _seated(rows: Sequence[Branch], room: int) -> list[Branch | None]:
-    """The first branch of a row stays in it, the others go where nobody is."""
+def seated(rows: Sequence[Branch], room: int, block: int, *, anew: bool) -> list[Branch | None]:
+    """The first branch of a row stays in it, the others go where nobody is.
+
+    Args:
+      block: seats of the attempts at each prompt, side by side; all seats = anybody may have any.
+      anew: nobody stays.
+    """
     seats: list[Branch | None] = [None] * room
     more = []
     for row in rows:
-        if seats[row.source] is None:
+        if not anew and seats[row.source] is None:
             seats[row.source] = row
         else:
             more.append(row)
-    free = iter([at for at, row in enumerate(seats) if row is None])
+    free = [iter([at for at in range(first, first + block) if seats[at] is None]) for first in range(0, room, block)]
     for row in more:
-        seats[next(free)] = row
+        seats[next(free[row.members[0] // block if block < room else 0])] = row
     return seats
 
 
@@ -217,8 +239,24 @@ def _feed(seats: Sequence[Branch | None], noise: np.ndarray, written: Written, a
 @partial(jax.jit, donate_argnums=0)
 def _copy(cache: Cache, source: Int[Array, " n"], to: Int[Array, " n"]) -> Cache:
     """Rows of the cache in the places of others; what lies out of range is passed over."""
-    copied: Cache = jax.tree.map(lambda x: x.at[to].set(x[source], mode="drop", unique_indices=True), cache)
-    return copied
+
+    def copied(x: jax.Array) -> jax.Array:
+        return x.at[to].set(x[source], mode="drop", unique_indices=True)
+
+    return [LayerCache(copied(keys), copied(values), shared) for keys, values, shared in cache]
+
+
+@partial(jax.jit, static_argnums=1)
+def _cut(cache: Cache, slots: int) -> tuple[list[Shared], Cache]:
+    """The first slots of the cache, as rows share them, and the rest."""
+    first, rest = zip(*(cut(layer, slots) for layer in cache), strict=True)
+    return list(first), list(rest)
+
+
+@partial(jax.jit, static_argnums=0)
+def _apart(mesh: Mesh | None, cache: Cache) -> Cache:
+    """The cache with all slots in every row."""
+    return by_rows(lambda cache: [unshare(layer) for layer in cache], mesh, 0)(cache)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=7)

@@ -92,7 +92,7 @@ def _with_slots(cache: Cache, slots: int) -> Cache:
 
 def slots_of(cache: Cache) -> int:
     """How many tokens a row of the cache has room for."""
-    return cache[0][1].shape[2]
+    return cache[0].slots
 
 
 def cache_bytes(

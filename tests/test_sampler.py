@@ -12,7 +12,7 @@ from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay import branches as branches_module
-from selfplay.branches import Branch, branches_of
+from selfplay.branches import Branch, branches_of, seated
 from selfplay.caches import prompt_bucket, slot_bucket, slots_of, will_stay
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw, running_sums
 from selfplay.models import forward, logits, printable_ascii
@@ -138,6 +138,38 @@ def test_a_segment_waits_to_be_handed_over_where_rows_may_move():
     assert [will_stay(alive, 0, 32, rooms) for alive in (32, 17, 16)] == [True, True, False]
     assert [will_stay(24, ended, 32, rooms) for ended in (3, 4)] == [True, False]
     assert [will_stay(alive, 1, 8, rooms) for alive in (8, 3, 2)] == [True, True, False]  # nothing is smaller
+
+
+@pytest.mark.parametrize("shape", [None, (2, 1, 1)])
+def test_attempts_at_long_prompts_read_what_they_share_once(shape, params, fresh, monkeypatch):
+    """Blocks of their prompts lie once while most are under way, and in every row again when many have ended."""
+    calls = []
+    for name in ("_cut", "_apart"):
+        true = getattr(branches_module, name)
+        spy = lambda *args, name=name, true=true: calls.append(name) or true(*args)  # noqa: E731
+        monkeypatch.setattr(branches_module, name, spy)
+    mesh = None if shape is None else make_mesh(*shape)
+    on, spec = LocalSampler(CONFIG, printable_ascii(), mesh), SamplingSpec(max_new_tokens=48)
+    on.load(REF, params)
+    given = [np.random.default_rng(i).integers(4, 30, 65 + 4 * i).astype(np.int32) for i in range(4)]
+    drawn = on.complete(REF, given, keys(32), spec, attempts=8)
+    assert calls == ["_cut", "_apart"]
+    apart, _ = on.start(REF, given, keys(32), spec, attempts=8)
+    for row, (completion, other) in enumerate(zip(drawn, apart, strict=True)):
+        np.testing.assert_array_equal(completion.ids, other.ids)
+        expected = fresh(np.concatenate([given[row // 8], completion.ids]), completion.ids.size, spec)
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+
+
+def test_seats_by_hand():
+    # Row 0 has parted into three; the branch of row 2 is of the second prompt.
+    rows = [Branch(0, 5, 9, (0, 3)), Branch(0, 6, 9, (1,)), Branch(0, 7, 9, (2,)), Branch(2, 5, 9, (5,))]
+    assert [row and row.members[0] for row in seated(rows, 4, 4, anew=False)] == [0, 1, 5, 2]
+    assert [row and row.members[0] for row in seated(rows, 8, 8, anew=True)] == [0, 1, 2, 5, None, None, None, None]
+    by_prompt = seated(rows, 8, 4, anew=True)
+    assert [row and row.members[0] for row in by_prompt] == [0, 1, 2, None, 5, None, None, None]
+    parted = [Branch(0, 5, 9, (0,)), Branch(0, 6, 9, (3,)), Branch(4, 5, 9, (5,)), Branch(4, 7, 9, (4,))]
+    assert [row and row.members[0] for row in seated(parted, 8, 4, anew=False)] == [0, 3, None, None, 5, 4, None, None]
 
 
 def test_attempts_that_agree_are_decoded_once(sampler):

@@ -1,8 +1,8 @@
 """Who attends to whom, and attention itself: over everything, over a decode step's cache, or within reach.
 
 Letters: B rows, T tokens, S slots, N query heads, K key and value heads, G = N / K query heads a key head serves,
-H head width; of a cache: C blocks of L slots; of packed rows within reach: F columns of the prefix, C chunks of Q
-tokens, W columns before a chunk.
+H head width; of a cache: C blocks of L slots, F slots that A rows of each of P prompts share; of packed rows within
+reach: F columns of the prefix, C chunks of Q tokens, W columns before a chunk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from selfplay.models.kv_cache import by_slot
+from selfplay.models.kv_cache import LayerCache, by_slot, unshare
 
 CHUNK = 64
 """Q: tokens that look at the same columns, and what the columns come in multiples of."""
@@ -61,7 +61,7 @@ def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H S"] | Float[Array, "B K C H L"],
+    k: Float[Array, "B K H S"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     *,
@@ -72,15 +72,10 @@ def attend(
     """softmax(scale * q k^T) v over the slots where mask is True; scores and softmax are in float32.
 
     Args:
-      k: as they were computed, or as they lie in a cache.
       reach: of packed rows (S = T), what the mask stays within; nothing further away is looked at. It changes what
         has to be computed, and the result by rounding.
     """
     b, t, n, h = q.shape
-    if k.ndim == 5:
-        if t == 1:
-            return _attend_one(q, k, v, mask, scale, softcap)
-        k = by_slot(k)
     if reach is not None:
         return _attend_within(q, k, v, mask, scale, softcap, reach)
     grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
@@ -141,19 +136,38 @@ def _near_mask(mask: Bool[Array, "B T T"], reach: Reach) -> Bool[Array, "B 1 C 1
     return jnp.stack(chunks, axis=1)[:, None, :, None]
 
 
-def _attend_one(
-    q: Float[Array, "B 1 N H"],
-    k: Float[Array, "B K C H L"],
-    v: Float[Array, "B K S H"],
-    mask: Bool[Array, "B 1 S"],
+def attend_cached(
+    q: Float[Array, "B T N H"],
+    layer: LayerCache,
+    mask: Bool[Array, "B T S"],
+    *,
     scale: float,
-    softcap: float | None,
+    softcap: float | None = None,
+) -> Float[Array, "B T N H"]:
+    """`attend` to all slots of a cache."""
+    if q.shape[1] == 1:
+        return _attend_one(q, layer, mask, scale, softcap)
+    keys, values, _ = unshare(layer)
+    return attend(q, by_slot(keys), values, mask, scale=scale, softcap=softcap)
+
+
+def _attend_one(
+    q: Float[Array, "B 1 N H"], layer: LayerCache, mask: Bool[Array, "B 1 S"], scale: float, softcap: float | None
 ) -> Float[Array, "B 1 N H"]:
-    """`attend` of a decode step: a product with one row is a sum over the keys' width, in vectors along the slots."""
-    b, _, n, h = q.shape
+    """`attend_cached` of a decode step: a product with one row is a sum over the keys' width, in vectors along the
+    slots. Slots that the rows of a prompt share are a product with those rows, of which there are several."""
+    (b, _, n, h), (k, v, shared) = q.shape, layer
     grouped = q.reshape(b, k.shape[1], -1, 1, h, 1)  # [B K G 1 H 1]
     scores = jnp.sum(grouped * k[:, :, None], axis=-2, dtype=jnp.float32) * scale  # [B K G C L]
-    scores = scores.reshape(*scores.shape[:3], -1)  # [B K G S]
+    scores = scores.reshape(*scores.shape[:3], -1)  # [B K G S-F]
+    if shared is not None:
+        together = q.reshape(len(shared[0]), -1, *grouped.shape[1:3], h)  # [P A K G H]
+        before = jnp.einsum("pakgh,pkfh->pakgf", together, shared[0], preferred_element_type=jnp.float32) * scale
+        scores = jnp.concatenate([before.reshape(*scores.shape[:3], -1), scores], axis=-1)
     scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgs,bksh->bkgh", weights, v).reshape(b, 1, n, h)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # [B K G S]
+    y = jnp.einsum("bkgs,bksh->bkgh", weights[..., layer.first :], v)
+    if shared is not None:
+        weights = weights[..., : layer.first].reshape(*together.shape[:-1], -1)
+        y += jnp.einsum("pakgf,pkhf->pakgh", weights, shared[1]).reshape(y.shape)
+    return y.reshape(b, 1, n, h)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from selfplay.config import Lora
-from selfplay.models.attention import Place, Reach, attend, pick, soften
+from selfplay.models.attention import Place, Reach, attend, attend_cached, pick, soften
 from selfplay.models.config import ModelConfig
 from selfplay.models.kv_cache import Cache, LayerCache, cached, write
 from selfplay.models.project import project
@@ -113,10 +113,14 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, here.cos, here.sin), rotate(k, place.cos, place.sin)
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B K T H]
-        written = (k, v) if cache is None else write(cache, k, v, place.positions)
-        keys, values = (k.swapaxes(2, 3), v) if cache is None else written
         scale = (c.query_scale or c.head_dim) ** -0.5
-        y = attend(q, keys, values, here.mask, scale=scale, softcap=c.attn_softcap, reach=here.reach)
+        written: KeyValues
+        if cache is None:
+            written = k, v
+            y = attend(q, k.swapaxes(2, 3), v, here.mask, scale=scale, softcap=c.attn_softcap, reach=here.reach)
+        else:
+            written = write(cache, k, v, place.positions)
+            y = attend_cached(q, written, here.mask, scale=scale, softcap=c.attn_softcap)
         return self.o(y.reshape(*q.shape[:2], -1)), written
 
 
@@ -324,7 +328,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
     hidden, written = _decoder(config, params)(ids, positions, mask, of=_last(lengths))
-    return hidden[:, 0], [cached(keys, values, slots) for keys, values in written]
+    return hidden[:, 0], [cached(layer[0], layer[1], slots) for layer in written]
 
 
 def extend(
@@ -343,9 +347,10 @@ def extend(
       of: the token of each row whose hidden state is wanted, T = 1 of what comes back; None = those of all.
     """
     positions = start[:, None] + jnp.arange(ids.shape[1])  # [B T]
-    slots = cache[0][1].shape[2]
+    slots = cache[0].slots
     mask = jnp.arange(slots) <= positions[:, :, None]  # [B T S]
-    return _decoder(config, params)(ids, positions, mask, cache, of=of)
+    hidden, written = _decoder(config, params)(ids, positions, mask, cache, of=of)
+    return hidden, cast(Cache, written)
 
 
 def read_on(
