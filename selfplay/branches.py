@@ -100,13 +100,15 @@ class Branches:
         attempts = max(len(row.members) for row in rows)
         common = min(row.position + 1 for row in rows) // LANES[0] * LANES[0]
         shares = common > 0 and len(noise) in rooms and len(noise) // attempts % parts == 0
-        width = attempts  # G of a segment
+        width, block = attempts, 0  # G of a segment, and how many seats share what their attempts have read
         longest = max(row.position for row in rows) + spec.max_new_tokens
         ahead: Drawn | None = None
         while rows:
             if ahead is None:
                 before, room = room, min(room for room in rooms if room >= len(rows))
-                anew, block = room != before, attempts if shares and room == len(noise) else room
+                if anew := room != before:
+                    read = shares and room == len(noise) and min(row.position for row in rows) >= common
+                    block = attempts if read else room
                 seats = seated(rows, room, block, anew=anew)
                 cache = self._anew(cache, seats, block, common) if anew else self._moved(cache, seats)
                 alone = all(len(row.members) == 1 for row in rows)

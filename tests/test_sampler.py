@@ -161,6 +161,17 @@ def test_attempts_at_long_prompts_read_what_they_share_once(shape, params, fresh
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
+def test_attempts_whose_prompt_ends_with_a_block_draw_the_same(params):
+    # Over three devices all 24 seats are there at once, when the token to be read first is the last of that block.
+    on = LocalSampler(CONFIG, printable_ascii(), make_mesh(3))
+    on.load(REF, params)
+    given = [np.random.default_rng(i).integers(4, 30, 64).astype(np.int32) for i in range(12)]
+    drawn = on.complete(REF, given, keys(24), PLAIN, attempts=2)
+    for one, other in zip(drawn, on.start(REF, given, keys(24), PLAIN, attempts=2)[0], strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
 def test_seats_by_hand():
     # Row 0 has parted into three; the branch of row 2 is of the second prompt.
     rows = [Branch(0, 5, 9, (0, 3)), Branch(0, 6, 9, (1,)), Branch(0, 7, 9, (2,)), Branch(2, 5, 9, (5,))]
