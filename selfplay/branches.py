@@ -104,6 +104,7 @@ class Branches:
         longest = max(row.position for row in rows) + spec.max_new_tokens
         ahead: Drawn | None = None
         while rows:
+            apart = all(len(row.members) == 1 for row in rows)
             if ahead is None:
                 before, room = room, min(room for room in rooms if room >= len(rows))
                 if anew := room != before:
@@ -111,15 +112,13 @@ class Branches:
                     block = attempts if read else room
                 seats = seated(rows, room, block, anew=anew)
                 cache = self._anew(cache, seats, block, common) if anew else self._moved(cache, seats)
-                alone = all(len(row.members) == 1 for row in rows)
-                width = 1 if alone and room == max(rooms) else attempts  # in smaller rooms for one program less
+                width = 1 if apart and room == max(rooms) else attempts  # in smaller rooms for one program less
                 front = Front(*self._devices.split(_standing(seats, width)))
                 feed = _feed(seats, noise, written, width, begun=0)
                 cache, front, drawn = self._segment(cache, front, feed, longest, spec)
             else:  # nobody has moved, as all are apart
                 seats, drawn, ahead = seated(rows, room, room, anew=False), ahead, None
-            apart = self._devices.runs_ahead and all(len(row.members) == 1 for row in rows)
-            if apart and will_stay(len(rows), ended, room, rooms):
+            if self._devices.runs_ahead and apart and will_stay(len(rows), ended, room, rooms):
                 feed = _feed(seats, noise, written, width, begun=SEGMENT)
                 if feed.left.any():
                     cache, front, ahead = self._segment(cache, front, feed, longest, spec)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from selfplay import sampler_programs
 from selfplay.branches import Branch, Branches
 from selfplay.caches import (
     LEAST_SLOTS,
@@ -37,16 +36,14 @@ from selfplay.caches import (
     will_stay,
 )
 from selfplay.devices import Devices
-from selfplay.draw import draw, uniforms
-from selfplay.models import decoder
+from selfplay.draw import uniforms
 from selfplay.models.config import ModelConfig
 from selfplay.models.decoder import Params
 from selfplay.models.kv_cache import Cache, empty_cache
 from selfplay.models.lora import join, no_adapter, split
-from selfplay.models.sharding import by_rows, stay_by_rows
 from selfplay.models.tokenizer import Tokenizer
 from selfplay.records import PolicyRef, SamplingSpec
-from selfplay.trie import Allowed, Trie, draw_allowed, tables
+from selfplay.trie import Trie, tables
 from selfplay.waiting import Waiting
 from selfplay.written import Completion, Written
 
@@ -247,7 +244,7 @@ class LocalSampler:
         _, position = pad([contexts[row] for row in going], room)
         start, mesh = np.maximum(position - count, 0), self._devices.mesh_of(room)
         noise = self._noise(keys[going], position, spec)
-        hidden, part = _append(self.config, mesh, params, self._devices.rows(read), count, start, part)
+        hidden, part = sampler_programs.append(self.config, mesh, params, self._devices.rows(read), count, start, part)
         moves = None if allowed is None else [allowed[row] for row in going.tolist()]
         begun = self._first(context.ref, hidden, position, noise, part, moves, spec)
         done, continued = self._decode(context.ref, [contexts[row] for row in going], asked[going], begun, spec)
@@ -337,7 +334,7 @@ class LocalSampler:
         """Draw the first token of rows that have read what they are to read: a token's cache is made when it is read,
         so that the last one of a row, or the only one, needs no forward pass."""
         moves = None if allowed is None else self._devices.split(tables(allowed, len(position)))
-        token, alive, moves, logprob = _first(
+        token, alive, moves, logprob = sampler_programs.first(
             self.config, self._devices.mesh_of(len(position)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
             np.float32(spec.temperature), self._devices.rows(hidden), noise, moves,
         )  # fmt: skip
@@ -352,7 +349,7 @@ class LocalSampler:
         most = longest + spec.max_new_tokens - 1
         if (slots := slot_bucket(min(longest + int(at.max()) + steps - 1, most), most)) > slots_of(state.cache):
             state = state._replace(cache=grow(state.cache, slots=slots))
-        state, (tokens, logprobs) = _segment(
+        state, (tokens, logprobs) = sampler_programs.segment(
             self.config, self._devices.mesh_of(len(alive)), self.eos_ids, spec.top_k, spec.top_p, self._of(ref),
             state, alive, at, steps, spec.max_new_tokens, np.float32(spec.temperature),
         )  # fmt: skip
@@ -364,7 +361,7 @@ class LocalSampler:
         reach = longest - 1 + min(SEGMENT, spec.max_new_tokens)
         slots = slot_bucket(max(width, reach), longest + spec.max_new_tokens - 1)
         ids, lengths = pad(texts, prompt_bucket(len(texts)), width)
-        read = _prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
+        read = sampler_programs.prefill(self.config, self._of(ref), self._devices.rows(ids), lengths, slots=slots)
         placed: tuple[jax.Array, Cache] = self._devices.rows(read)
         return placed
 
@@ -420,123 +417,6 @@ def _asked(prompts: Texts, attempts: int) -> tuple[list[np.ndarray], np.ndarray]
 def _prompt_of(rows: int, texts: Sequence[np.ndarray], attempts: int) -> np.ndarray:
     """The prompt of each row, filler included."""
     return np.minimum(np.arange(rows) // attempts, len(texts) - 1)
-
-
-_prefill = partial(jax.jit, static_argnums=0, static_argnames="slots")(decoder.prefill)
-
-
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=6)
-def _append(
-    config: ModelConfig,
-    mesh: Mesh | None,
-    params: Params,
-    ids: Int[Array, "R T"],
-    count: Int[Array, " R"],
-    start: Int[Array, " R"],
-    cache: Cache,
-) -> tuple[Float[Array, "R D"], Cache]:
-    def read(
-        params: Params, ids: jax.Array, count: jax.Array, start: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-        return decoder.read_on(config, params, ids, count, start, cache)
-
-    return by_rows(read, mesh, 1)(params, ids, count, start, cache)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _first(
-    config: ModelConfig,
-    mesh: Mesh | None,
-    eos_ids: tuple[int, ...],
-    top_k: int,
-    top_p: float,
-    params: Params,
-    temperature: Float[Array, ""],
-    hidden: Float[Array, "R D"],
-    noise: Float[Array, "R T"],
-    allowed: Allowed | None,
-) -> tuple[Int[Array, " R"], Bool[Array, " R"], Allowed | None, Float[Array, " R"]]:
-    """Each row's first token, whether the row goes on, what it may write next, and the token's log-probability."""
-
-    def run(
-        params: Params, temperature: jax.Array, hidden: jax.Array, noise: jax.Array, allowed: Allowed | None
-    ) -> tuple[jax.Array, jax.Array, Allowed | None, jax.Array]:
-        token, logprob, after = _drawn(config, params, hidden, noise[:, 0], temperature, allowed, top_k, top_p)
-        return token, ~jnp.isin(token, jnp.asarray(eos_ids)), after, logprob
-
-    return by_rows(run, mesh, 2)(params, temperature, hidden, noise, allowed)
-
-
-def _drawn(
-    config: ModelConfig,
-    params: Params,
-    hidden: Float[Array, "R D"],
-    uniform: Float[Array, " R"],
-    temperature: Float[Array, ""],
-    allowed: Allowed | None,
-    top_k: int,
-    top_p: float,
-) -> tuple[Int[Array, " R"], Float[Array, " R"], Allowed | None]:
-    """The token that each row draws, its log-probability, and what the row may write after it."""
-    scores = decoder.logits(config, params, hidden)
-    if allowed is not None:
-        return draw_allowed(scores, uniform, temperature, allowed)
-    return *draw(scores, uniform, temperature, top_k=top_k, top_p=top_p), None
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=6)
-def _segment(
-    config: ModelConfig,
-    mesh: Mesh | None,
-    eos_ids: tuple[int, ...],
-    top_k: int,
-    top_p: float,
-    params: Params,
-    rows: Rows,
-    going: Bool[Array, " R"],
-    drawn: Int[Array, " R"],
-    steps: Int[Array, ""],
-    limit: Int[Array, ""],
-    temperature: Float[Array, ""],
-) -> tuple[Rows, tuple[Int[Array, "R T"], Float[Array, "R T"]]]:
-    """Up to `steps` tokens for every live row: read the last one, draw, note; ends early when all rows of a device have
-    ended. What a row drew last is not in its cache: `extend` reads it first.
-
-    Args:
-      mesh: what rows are split over; None = nothing is.
-      going: which rows go on, if they are alive.
-      drawn: how many tokens each has.
-    """
-
-    def run(
-        params: Params, steps: jax.Array, limit: jax.Array, temperature: jax.Array, rows: Rows, going: jax.Array,
-        drawn: jax.Array,
-    ) -> tuple[Rows, tuple[jax.Array, jax.Array]]:  # fmt: skip
-        shape = (len(drawn), SEGMENT)
-
-        def unfinished(carry: Any) -> Any:
-            i, rows, *_ = carry
-            return (i < steps) & rows.alive.any()
-
-        def step(carry: Any) -> Any:
-            i, rows, tokens, logprobs = carry
-            alive = rows.alive
-            hidden, cache = decoder.decode_step(config, params, rows.token, rows.position, rows.cache)
-            hidden = stay_by_rows(hidden, mesh)
-            uniform = jnp.take_along_axis(rows.uniforms, (drawn + i)[:, None], axis=1)[:, 0]
-            token, logprob, allowed = _drawn(config, params, hidden, uniform, temperature, rows.allowed, top_k, top_p)
-            after = alive & ~jnp.isin(token, jnp.asarray(eos_ids)) & (drawn + i + 1 < limit)
-            rows = Rows(
-                jnp.where(alive, token, rows.token), rows.position + alive, rows.uniforms, after, cache, allowed
-            )
-            return i + 1, rows, tokens.at[:, i].set(token), logprobs.at[:, i].set(logprob)
-
-        rows = rows._replace(alive=rows.alive & going)
-        first = (jnp.int32(0), rows, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-        _, rows, tokens, logprobs = jax.lax.while_loop(unfinished, step, first)
-        return rows, (tokens, logprobs)
-
-    return by_rows(run, mesh, 4)(params, steps, limit, temperature, rows, going, drawn)
 
 
 _NOTHING = np.zeros(0, np.int32)

@@ -36,6 +36,7 @@ LEVELS = (
     {"models", "credit", "losses", "game_tree", "templates", "prompts"},
     {
         "sampler",
+        "sampler_programs",
         "caches",
         "branches",
         "devices",

@@ -26,7 +26,7 @@ from selfplay.models.lora import with_adapter
 from selfplay.models.sharding import batch_sharding, make_mesh, parameter_shardings
 from selfplay.plan import GIB, MOMENTS, Limits, Plan, config_of, plan_command
 from selfplay.plan_table import WORDS, table, to_json
-from selfplay.sampler import _segment
+from selfplay.sampler_programs import segment
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "configs"
 ROLES = {"propose": RoleConfig(), "solve": RoleConfig()}
@@ -139,7 +139,7 @@ def test_weights_that_a_decode_gathers_are_counted(tensor):
     numbers = split(rows, dtype=jnp.int32)
     state = Rows(numbers, numbers, split(rows, 32), split(rows, dtype=jnp.bool_), cache)
     arguments = state, np.ones(rows, bool), np.zeros(rows, np.int32), 8, 32, np.float32(1)
-    compiled = _segment.lower(config, mesh, (2,), 0, 1.0, params, *arguments).compile()
+    compiled = segment.lower(config, mesh, (2,), 0, 1.0, params, *arguments).compile()
     held = compiled.memory_analysis().temp_size_in_bytes
     assert model_bytes(config, "float32") / tensor == pytest.approx(held - device_bytes(cache), rel=0.15)
     exchanges = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", compiled.as_text())

@@ -12,6 +12,7 @@ from msgspec import structs
 
 import selfplay.sampler as sampler_module
 from selfplay import branches as branches_module
+from selfplay import sampler_programs
 from selfplay.branches import Branch, branches_of, seated
 from selfplay.caches import prompt_bucket, slot_bucket, slots_of, will_stay
 from selfplay.draw import BLOCK, LARGE_VOCAB, draw, running_sums
@@ -327,13 +328,13 @@ def test_a_few_prompts_equal_a_fresh_forward(count, sampler, fresh):
 
 def test_new_weights_recompile_nothing(sampler):
     sampler.start(REF, prompts(3), keys(3), SPEC)
-    before = sampler_module._segment._cache_size(), sampler_module._prefill._cache_size()
+    before = sampler_programs.segment._cache_size(), sampler_programs.prefill._cache_size()
     other = PolicyRef("main", 9)
     sampler.load(other, random_params(CONFIG, seed=9))
     hot = SamplingSpec(max_new_tokens=32, temperature=1.5)
     sampler.start(other, prompts(3), keys(3), hot)
     sampler.drop(other)
-    assert (sampler_module._segment._cache_size(), sampler_module._prefill._cache_size()) == before
+    assert (sampler_programs.segment._cache_size(), sampler_programs.prefill._cache_size()) == before
 
 
 def test_bad_calls_are_refused(sampler):

@@ -327,7 +327,7 @@ def prefill(
     rows, width = ids.shape
     positions = jnp.broadcast_to(jnp.arange(width), (rows, width))
     mask = jnp.tril(jnp.ones((1, width, width), bool))
-    hidden, written = _decoder(config, params)(ids, positions, mask, of=_last(lengths))
+    hidden, written = _decoder(config, params)(ids, positions, mask, of=jnp.maximum(lengths - 1, 0))
     return hidden[:, 0], [cached(layer[0], layer[1], slots) for layer in written]
 
 
@@ -353,30 +353,12 @@ def extend(
     return hidden, cast(Cache, written)
 
 
-def read_on(
-    config: ModelConfig,
-    params: Params,
-    ids: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
-    start: Int[Array, " B"],
-    cache: Cache,
-) -> tuple[Float[Array, "B D"], Cache]:
-    """`extend` by right-padded tokens; returns the hidden state of each row's last token."""
-    hidden, cache = extend(config, params, ids, start, cache, _last(lengths))
-    return hidden[:, 0], cache
-
-
 def decode_step(
     config: ModelConfig, params: Params, token: Int[Array, " B"], position: Int[Array, " B"], cache: Cache
 ) -> tuple[Float[Array, "B D"], Cache]:
     """One token a row at its own position: hidden states that predict the next one, and the cache with it written."""
     hidden, cache = extend(config, params, token[:, None], position, cache)
     return hidden[:, 0], cache
-
-
-def _last(lengths: Int[Array, " B"]) -> Int[Array, " B"]:
-    """Each row's last real token; token 0 where a row is empty."""
-    return jnp.maximum(lengths - 1, 0)
 
 
 def _decoder(config: ModelConfig, params: Params) -> Decoder:

@@ -12,7 +12,7 @@ import pytest
 from selfplay.models import decode_step, extend, forward, logits, prefill
 from selfplay.models.attention import soften
 from selfplay.models.config import RopeScaling
-from selfplay.models.decoder import RMSNorm, attend, embed, read_on
+from selfplay.models.decoder import RMSNorm, attend, embed
 from selfplay.models.rope import rope, rotate
 from tests.models.shapes import GEMMA3, LLAMA, QWEN2, QWEN3, random_params
 
@@ -115,8 +115,8 @@ def test_prefill_extend_and_decode_equal_a_fresh_forward(config):
     np.testing.assert_allclose(hidden, fresh[[0, 1], lengths - 1], atol=1e-5)
     two = np.stack([ids[0, 5:7], ids[1, 3:5]])
     padded, only = np.stack([two[0], [two[1, 0], 0]]), np.array([2, 1])  # of which the last real tokens alone count
-    last, _ = jax.jit(read_on, static_argnums=0)(config, params, padded, only, lengths, cache)
-    np.testing.assert_allclose(last, fresh[[0, 1], lengths + only - 1], atol=1e-5)
+    last, _ = jax.jit(extend, static_argnums=0)(config, params, padded, lengths, cache, only - 1)
+    np.testing.assert_allclose(last[:, 0], fresh[[0, 1], lengths + only - 1], atol=1e-5)
     hidden_two, cache = jax.jit(extend, static_argnums=0)(config, params, two, lengths, cache)
     np.testing.assert_allclose(hidden_two, np.stack([fresh[0, 5:7], fresh[1, 3:5]]), atol=1e-5)
     token = np.array([ids[0, 7], ids[1, 5]])
