@@ -59,6 +59,29 @@ def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+LEAST = jnp.finfo(jnp.float32).min
+"""The score of what is not seen."""
+
+FEW = 16
+"""Numbers along an axis that are as well compared one by one."""
+
+
+def highest(x: Float[Array, "... S"]) -> Float[Array, "... 1"]:
+    """The largest along the last axis.
+
+    A CPU's compiler compares along an axis number by number, and halves of it as vectors.
+    """
+    while jax.default_backend() == "cpu" and x.shape[-1] > FEW and x.shape[-1] % 2 == 0:
+        half = x.shape[-1] // 2
+        x = jnp.maximum(x[..., :half], x[..., half:])
+    return x.max(-1, keepdims=True)
+
+
+wide = partial(jnp.einsum, preferred_element_type=jnp.float32)
+"""A product in float32. The queries below have one axis, not one of heads and one of tokens: a gradient sums over both,
+and would copy the scores into one first."""
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B K H S"],
@@ -75,14 +98,17 @@ def attend(
       reach: of packed rows (S = T), what the mask stays within; nothing further away is looked at. It changes what
         has to be computed, and the result by rounding.
     """
-    b, t, n, h = q.shape
     if reach is not None:
         return _attend_within(q, k, v, mask, scale, softcap, reach)
-    grouped = q.reshape(b, t, k.shape[1], -1, h)  # [B T K G H]
-    scores = jnp.einsum("btkgh,bkhs->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
-    scores = jnp.where(mask[:, None, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, v).reshape(b, t, n, h)
+    b, t, n, h = q.shape
+    asked = q.reshape(b, t, k.shape[1], -1, h).transpose(0, 2, 3, 1, 4)  # [B K G T H]
+    rows = asked.reshape(b, k.shape[1], -1, h)  # [B K GT H]
+    scores = wide("bkrh,bkhs->bkrs", rows, k).reshape(*asked.shape[:-1], -1) * scale  # [B K G T S]
+    scores = jnp.where(mask[:, None, None], soften(scores, softcap), LEAST)
+    exps = jnp.exp(scores - jax.lax.stop_gradient(highest(scores)))
+    y = wide("bkrs,bksh->bkrh", exps.astype(v.dtype).reshape(*rows.shape[:-1], -1), v)
+    y = (y.reshape(asked.shape) / exps.sum(-1, keepdims=True)).astype(v.dtype)
+    return y.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
 def _attend_within(
@@ -101,21 +127,25 @@ def _attend_within(
     b, t, n, h = q.shape
     heads, chunks, first = k.shape[1], t // CHUNK, reach.prefix
     asked = q.reshape(b, chunks, CHUNK, heads, -1, h).transpose(0, 3, 1, 4, 2, 5)  # [B K C G Q H]
+    rows = asked.reshape(b, heads, chunks, -1, h)  # [B K C GQ H]
+    every = rows.reshape(b, heads, -1, h)  # [B K CGQ H]
     near_mask, far_mask = _near_mask(mask, reach), mask[:, :, :first].reshape(b, 1, chunks, 1, CHUNK, first)
 
-    def scores(product: str, keys: Array, seen: Array) -> Array:
-        found = jnp.einsum(product, asked, keys, preferred_element_type=jnp.float32) * scale
-        return jnp.where(seen, soften(found, softcap), jnp.finfo(jnp.float32).min)
+    def masked(found: Array, seen: Array) -> Float[Array, "B K C G Q S"]:
+        scores = soften(found.reshape(*asked.shape[:-1], -1) * scale, softcap)
+        return jnp.where(seen, scores, LEAST)
 
     keys = _windows(k.swapaxes(2, 3), reach).swapaxes(3, 4)  # [B K C H Q+W]
-    near = scores("bkcgqh,bkchs->bkcgqs", keys, near_mask)
-    far = scores("bkcgqh,bkhs->bkcgqs", k[..., :first], far_mask)
-    highest = jnp.maximum(near.max(-1, keepdims=True), far.max(-1, keepdims=True, initial=-jnp.inf))
-    near, far = (jnp.exp(s - jax.lax.stop_gradient(highest)) for s in (near, far))
+    near = masked(wide("bkcrh,bkchs->bkcrs", rows, keys), near_mask)
+    far = masked(wide("bkrh,bkhs->bkrs", every, k[..., :first]), far_mask)
+    top = jnp.maximum(highest(near), highest(far)) if first else highest(near)
+    near, far = (jnp.exp(s - jax.lax.stop_gradient(top)) for s in (near, far))
     total = near.sum(-1, keepdims=True) + far.sum(-1, keepdims=True)  # [B K C G Q 1]
-    y = jnp.einsum("bkcgqs,bkcsh->bkcgqh", near.astype(v.dtype), _windows(v, reach))
-    y += jnp.einsum("bkcgqs,bksh->bkcgqh", far.astype(v.dtype), v[:, :, :first])
-    return (y / total.astype(v.dtype)).transpose(0, 2, 4, 1, 3, 5).reshape(b, t, n, h)
+    near, far = (s.astype(v.dtype) for s in (near, far))
+    y = wide("bkcrs,bkcsh->bkcrh", near.reshape(*rows.shape[:-1], -1), _windows(v, reach))
+    y += wide("bkrs,bksh->bkrh", far.reshape(*every.shape[:-1], -1), v[:, :, :first]).reshape(y.shape)
+    y = (y.reshape(asked.shape) / total).astype(v.dtype)
+    return y.transpose(0, 2, 4, 1, 3, 5).reshape(b, t, n, h)
 
 
 def _windows(x: Float[Array, "B K T H"], reach: Reach) -> Float[Array, "B K C Q+W H"]:
@@ -164,7 +194,7 @@ def _attend_one(
         together = q.reshape(len(shared[0]), -1, *grouped.shape[1:3], h)  # [P A K G H]
         before = jnp.einsum("pakgh,pkfh->pakgf", together, shared[0], preferred_element_type=jnp.float32) * scale
         scores = jnp.concatenate([before.reshape(*scores.shape[:3], -1), scores], axis=-1)
-    scores = jnp.where(mask[:, None], soften(scores, softcap), jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask[:, None], soften(scores, softcap), LEAST)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)  # [B K G S]
     y = jnp.einsum("bkgs,bksh->bkgh", weights[..., layer.first :], v)
     if shared is not None:
