@@ -241,7 +241,7 @@ def _state_bytes(subject: Subject, rows: int, width: int, *, keeps_base: bool) -
     """What lasts longer than a program runs; exact. Sampler and learner share the base and what is published."""
     updater = subject.updater()
     shapes = updater.programs.shapes(rows * batch_parts(subject.mesh), width)
-    state, frozen, slab, _ = shapes
+    state, frozen, slabs, _ = shapes
     parameters = device_bytes(state.params)
     trained = _as(parameters, subject)
     return {
@@ -249,7 +249,7 @@ def _state_bytes(subject: Subject, rows: int, width: int, *, keeps_base: bool) -
         "moments": device_bytes(state) - parameters,
         "gradients": device_bytes(updater.programs.total_shapes(shapes)),
         "base": device_bytes(frozen) if frozen else trained if keeps_base else 0,
-        "slab": device_bytes(slab),
+        "slab": device_bytes(slabs),
         "sampler_weights": trained,
         "sampler_next": trained,
     }

@@ -12,7 +12,7 @@ WORDS = {
     "moments": "optimizer moments (and a critic), float32",
     "gradients": "sum of gradients, float32",
     "base": "weights as opened (base, KL reference)",
-    "slab": "a slab of the batch",
+    "slab": "slabs of the batch",
     "scratch": "activations and scratch of a slab",
     "sampler_weights": "sampler's weights",
     "sampler_next": "sampler's next weights",

@@ -1,6 +1,6 @@
-"""The compiled programs of an update, on a device mesh: one makes the state, one adds the gradient of a slab of rows,
-one joins the sums of several devices, and two apply the sum, so that none depends on how many rows a batch has. Shapes
-and places of all that they take follow from the config alone.
+"""The compiled programs of an update, on a device mesh: one makes the state, one adds the gradients of a few slabs of
+rows, one joins the sums of several devices, and two apply the sum, so that none depends on how many rows a batch has.
+Shapes and places of all that they take follow from the config alone.
 
 What is trained is kept in float32: all weights, or with LoRA the adapter alone, beside the base as it was opened. A
 forward pass takes both as one tree, in the policy's dtype. Letters: R rows of T tokens of a slab.
@@ -26,7 +26,7 @@ from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
 from selfplay.models.decoder import abstract_params
 from selfplay.models.lora import join, split, trained_part
-from selfplay.models.sharding import batch_sharding, parameter_shardings
+from selfplay.models.sharding import parameter_shardings, slabs_sharding
 from selfplay.objective import Objective, Old, Rows, Stats
 from selfplay.optimizer import clipped, followed, make_optimizer, moment_shardings, moved
 from selfplay.records import Batch
@@ -47,6 +47,9 @@ WEIGHED = {"mask": np.bool_, "counts": np.int32} | dict.fromkeys(
     ("behaviour_logprobs", "reference_logprobs", "advantages", "returns", *WEIGHTS), np.float32
 )
 
+
+SLABS = 8
+"""Most slabs that a call of `add` takes, one after the other: a CPU asks the system for a call's scratch anew."""
 
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """Of gradients on a CPU, and of scores, which must round alike: XLA's library YNN makes their products, not their sums
@@ -100,8 +103,13 @@ class Shapes(NamedTuple):
     state: PolicyState
     frozen: Params
     """With LoRA, the base; else nothing."""
-    slab: dict[str, jax.ShapeDtypeStruct]
+    slabs: dict[str, jax.ShapeDtypeStruct]
     references: Params | None
+
+    @property
+    def slab(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """One of the slabs."""
+        return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in self.slabs.items()}
 
 
 class Programs:
@@ -148,7 +156,7 @@ class Programs:
         self.init = jax.jit(self._new_state, out_shardings=self.shardings)
         """What is trained -> PolicyState."""
         self.add = summing(self._add, donate_argnames="total")
-        """Total and a slab with the weights -> Total; see `_gradient`."""
+        """Total, how many slabs there are, and up to SLABS of them with the weights -> Total; see `_gradient`."""
         self._join = jax.jit(_joined, donate_argnums=0, out_shardings=self._total_shardings)
         at = self.shardings
         self._move = jax.jit(
@@ -203,24 +211,22 @@ class Programs:
         return joined
 
     def shapes(self, rows: int, width: int) -> Shapes:
-        """All that the gradient of a slab of [rows, width] is made from, from the config alone."""
+        """All that gradients of slabs of [rows, width] are made from, from the config alone."""
         complete = abstract_params(self.config)
         trained, dtype = trained_part(self.config, complete), self.dtype
         frozen = {} if trained is complete else split(complete)[1]
         frozen = _placed(frozen, parameter_shardings(frozen, self.mesh), dtype)
-        by_rows = batch_sharding(self.mesh)
-        slab = {
-            n: jax.ShapeDtypeStruct((rows, width), t, sharding=by_rows) for n, t in slab_fields(self.update).items()
-        }
+        by_rows, shape = slabs_sharding(self.mesh), (SLABS, rows, width)
+        slabs = {n: jax.ShapeDtypeStruct(shape, t, sharding=by_rows) for n, t in slab_fields(self.update).items()}
         state: PolicyState = _placed(jax.eval_shape(self._new_state, trained), self.shardings)
         full = self.update.kl.place == "loss" and self.update.kl.estimator == "full"
         references = (frozen or _placed(trained, self.shardings.params, dtype)) if full else None
-        return Shapes(state, frozen, slab, references)
+        return Shapes(state, frozen, slabs, references)
 
     def _sums(self, shapes: Shapes) -> Total:
         """Shapes of what slabs of these shapes are added to."""
-        state, frozen, slab, references = shapes
-        given = state.params, frozen, state.critic, slab, references
+        state = shapes.state
+        given = state.params, shapes.frozen, state.critic, shapes.slab, shapes.references
         sums: Total = self.gradient.eval_shape(*given, old="behaviour", reach=None)
         return sums
 
@@ -238,16 +244,16 @@ class Programs:
         What it holds on a device is in `.compile().memory_analysis()`.
 
         Args:
-          program: init makes the state, add adds the gradient of a slab to the sum, move and follow take the step.
+          program: init makes the state, add adds the gradients of slabs to the sum, move and follow take the step.
         """
         if program == "init":
             trained = trained_part(self.config, abstract_params(self.config))
             return self.init.lower(_placed(trained, self.shardings.params))
         shapes = self.shapes(rows, width)
-        state, frozen, slab, references = shapes
+        state, frozen, slabs, references = shapes
         total = self.total_shapes(shapes)
         if program == "add":
-            given = state.params, frozen, state.critic, slab, references
+            given = np.int32(SLABS), state.params, frozen, state.critic, slabs, references
             if self._apart:
                 sums = self._sums(shapes)
                 total = _placed(sums, jax.tree.map(lambda _: self._sum_shardings[0], sums))
@@ -260,14 +266,15 @@ class Programs:
 
     def kept(self, rows: int, width: int) -> int:
         """Bytes that the forward pass of a slab leaves for the backward one, over all devices, from shapes alone."""
-        state, frozen, slab, references = self.shapes(rows, width)
+        shapes = self.shapes(rows, width)
+        state, frozen, slab, references = shapes.state, shapes.frozen, shapes.slab, shapes.references
 
         def residuals(trained: Any, frozen: Params, slab: Rows, references: Params | None) -> list[Any]:
             loss = partial(self._loss, frozen=frozen, rows=slab, references=references, old="behaviour")
             return jax.tree.leaves(jax.vjp(lambda given: loss(*given)[0], trained)[1])
 
-        shapes = jax.eval_shape(residuals, (state.params, state.critic), frozen, slab, references)
-        return sum(x.size * x.dtype.itemsize for x in shapes)
+        left = jax.eval_shape(residuals, (state.params, state.critic), frozen, slab, references)
+        return sum(x.size * x.dtype.itemsize for x in left)
 
     # ------------------------------------------------------------ inside
 
@@ -374,9 +381,27 @@ class Programs:
         total: Total = self._traced(*slab, old=old, reach=reach)
         return total
 
-    def _add(self, total: Total, *slab: Any, old: Old, reach: Reach | None = None) -> Total:
-        """`total` and what `_slab` makes of these arguments."""
-        return _merge(total, self._traced(*slab, old=old, reach=reach))
+    def _add(
+        self,
+        total: Total,
+        count: jax.Array,
+        params: Params,
+        frozen: Params,
+        critic: Params | None,
+        slabs: Rows,
+        references: Params | None,
+        *,
+        old: Old,
+        reach: Reach | None = None,
+    ) -> Total:
+        """`total` and what `_slab` makes of each of the first `count` slabs, [SLABS R T] arrays."""
+
+        def one(i: jax.Array, total: Total) -> Total:
+            slab = jax.tree.map(lambda x: x[i], slabs)
+            return _merge(total, self._traced(params, frozen, critic, slab, references, old=old, reach=reach))
+
+        added: Total = jax.lax.fori_loop(0, count, one, total)
+        return added
 
     def _new_critic(self, params: Params) -> Params | None:
         """A head that says 0 everywhere, on the policy's trunk or on a copy of it."""

@@ -10,9 +10,10 @@ Letters: B rows of T tokens, in slabs of R rows; n tokens of one trajectory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,14 @@ from selfplay.losses import regularised
 from selfplay.models import ModelConfig, Params
 from selfplay.models.attention import Reach
 from selfplay.models.lora import init_adapter, join
-from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place
+from selfplay.models.sharding import batch_parts, batch_sharding, check_mesh, place, slabs_sharding
 from selfplay.objective import Old, Rows, Stats, explained_variance, interference_metrics, update_metrics
 from selfplay.optimizer import decay, entropy_share, learning_rate
-from selfplay.programs import WEIGHTS, PolicyState, Programs, Total, placed, slab_fields
+from selfplay.programs import SLABS, WEIGHTS, PolicyState, Programs, Total, placed, slab_fields
 from selfplay.records import ROLES, Batch, Trajectory
+
+Slab: TypeAlias = dict[str, np.ndarray]
+"""Some rows of a Batch: arrays [R, T]."""
 
 SCORE_ROWS = 64
 """Most rows that are scored at a time."""
@@ -173,7 +177,7 @@ class Updater:
         total: dict[str, Any] = {}
         reach = _reach(batches)
         for index, role in enumerate(ROLES):
-            slabs: list[Rows] = []
+            slabs: list[Slab] = []
             for batch in batches:
                 weights = np.where(batch.roles == index, batch.weights, np.float32(0))
                 slabs += self._slabs(batch, None, weights=weights) if weights.any() else []
@@ -184,7 +188,7 @@ class Updater:
     def _total(
         self,
         state: PolicyState,
-        slabs: Sequence[Rows],
+        slabs: Sequence[Slab],
         references: Params | None,
         *,
         old: Old,
@@ -193,11 +197,12 @@ class Updater:
         """Gradients and statistics summed over the slabs of a batch, at the current weights."""
         weights = state.params, self._frozen, state.critic
         if len(slabs) == 1:  # its gradient is the sum, and there is none to hold beside it
-            alone: Total = self.programs.gradient(*weights, slabs[0], references, old=old, reach=reach)
+            alone: Total = self.programs.gradient(*weights, self._put(slabs[0]), references, old=old, reach=reach)
             return self.programs.whole(alone)
         total = self.programs.nothing(*weights, slabs[0], references, old=old, reach=reach)
-        for slab in slabs:
-            total = self.programs.add(total, *weights, slab, references, old=old, reach=reach)
+        for some in _calls(slabs):
+            rows = self._together(some)
+            total = self.programs.add(total, np.int32(len(some)), *weights, rows, references, old=old, reach=reach)
         return self.programs.whole(total)
 
     def _learns(self, batch: Batch) -> tuple[bool, bool]:
@@ -210,11 +215,19 @@ class Updater:
         placed: Rows = place(dict(rows), dict.fromkeys(rows, batch_sharding(self.mesh)))
         return placed
 
+    def _together(self, slabs: Sequence[Slab]) -> Rows:
+        """Slabs as [SLABS R T] arrays on the mesh, with nothing in those that are missing."""
+        missing = SLABS - len(slabs)
+        stacked = {name: np.stack([slab[name] for slab in slabs]) for name in slabs[0]}
+        padded = {name: np.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))) for name, x in stacked.items()}
+        placed: Rows = place(padded, dict.fromkeys(padded, slabs_sharding(self.mesh)))
+        return placed
+
     def _slabs(
         self, batch: Batch, old_logprobs: np.ndarray | None, *, weights: np.ndarray | None = None, done: float = 0.0
-    ) -> list[Rows]:
-        """A Batch as slabs of `row_multiple` rows (all rows without micro_rows) on the mesh; given other `weights`,
-        without regularisers and critic."""
+    ) -> list[Slab]:
+        """A Batch as slabs of `row_multiple` rows (all rows without micro_rows); given other `weights`, without
+        regularisers and critic."""
         rows = len(batch.ids)
         if rows % self.row_multiple:
             raise ValueError(f"a batch needs a multiple of {self.row_multiple} rows, got {rows}")
@@ -227,7 +240,7 @@ class Updater:
             arrays["old_logprobs"] = old_logprobs
         size = self.row_multiple if self.update.micro_rows else rows
         used = [i for i in range(0, rows, size) if batch.segment_ids[i : i + size].any()] or [0]
-        return [self._put({name: array[i : i + size] for name, array in arrays.items()}) for i in used]
+        return [{name: array[i : i + size] for name, array in arrays.items()} for i in used]
 
     def _by_rows(self, program: Callable[..., jax.Array], trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
         """Pack, run `program` on at most SCORE_ROWS rows at a time, and hand every trajectory its own numbers."""
@@ -243,6 +256,13 @@ class Updater:
         reach = reach_of(rows.segment_ids, rows.prefix_ids)
         out = np.concatenate([np.asarray(program(slab, reach=reach)) for slab in slabs])
         return [np.where(t.mask, s.read(out), np.float32(0)) for t, s in zip(trajectories, rows.spots, strict=True)]
+
+
+def _calls(slabs: Sequence[Slab]) -> Iterator[list[Slab]]:
+    """The slabs that each call takes: up to SLABS, of the same arrays."""
+    for _, alike in groupby(slabs, key=lambda slab: {name: x.shape for name, x in slab.items()}):
+        rest = list(alike)
+        yield from (rest[i : i + SLABS] for i in range(0, len(rest), SLABS))
 
 
 def _distinct(batches: Sequence[Batch]) -> float:

@@ -65,7 +65,7 @@ def test_what_lasts_is_what_the_compiled_programs_hold(shape, lora):
     one = subject(with_adapter(replace(SMALL, layers=1), Lora(rank=lora)), *shape)
     updater, rows = one.updater(), 2 * shape[0]
     shapes = updater.programs.shapes(rows, 32)
-    state, frozen, slab, _ = shapes
+    state, frozen, slabs, _ = shapes
     total = updater.programs.total_shapes(shapes)
     init = updater.programs.lower("init", rows, 32).compile().memory_analysis()
     assert device_bytes(state) == pytest.approx(init.output_size_in_bytes, rel=0.03)  # 8 bytes an array
@@ -74,7 +74,7 @@ def test_what_lasts_is_what_the_compiled_programs_hold(shape, lora):
     assert device_bytes((state.opt_state, total[:2])) == pytest.approx(follow.argument_size_in_bytes, rel=0.03)
     add = updater.programs.lower("add", rows, 32).compile().memory_analysis()
     held = device_bytes((state.params, frozen, total))
-    assert held < add.argument_size_in_bytes <= held + device_bytes(slab)  # what this loss does not read is left out
+    assert held < add.argument_size_in_bytes <= held + device_bytes(slabs)  # what this loss does not read is left out
 
 
 def test_an_optimizer_step_works_in_place():

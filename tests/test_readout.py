@@ -144,7 +144,8 @@ def test_on_a_cpu_no_array_holds_the_logits_of_a_chunk(as_elsewhere):
     config = replace(LLAMA, vocab_size=8192)
     update, roles = Update(micro_rows=1, row_tokens=128, logit_chunk=100), {"solve": RoleConfig()}
     programs = Updater(config, update, roles, make_mesh(), as_elsewhere=as_elsewhere).programs
-    state, frozen, slab, references = programs.shapes(1, 128)
+    shapes = programs.shapes(1, 128)
+    state, frozen, slab, references = shapes.state, shapes.frozen, shapes.slab, shapes.references
     traced = jax.make_jaxpr(partial(programs._traced, old="behaviour"))(
         state.params, frozen, state.critic, slab, references
     )

@@ -191,15 +191,15 @@ def test_state_and_gradients_lie_in_parts_and_rows_are_never_copied_whole(eight)
             assert {s.data.size for s in array.addressable_shards} == {array.size // 4}  # fsdp 2 x tensor 2
     rows = len(eight.batch.ids)
     assert eight.updater.row_multiple == 4 and rows % 4 == 0  # data 2 x fsdp 2
-    slab = eight.updater._slabs(eight.batch, None)[0]
-    assert {s.data.shape[0] for x in slab.values() for s in x.addressable_shards} == {1}
+    slabs = eight.updater._together(eight.updater._slabs(eight.batch, None))
+    assert {s.data.shape[1] for x in slabs.values() for s in x.addressable_shards} == {1}
     with pytest.raises(ValueError, match="a multiple of 4 rows, got 6"):
         eight.updater.gradients(eight.state, structs.replace(eight.batch, ids=eight.batch.ids[:6]))
 
 
 @pytest.mark.parametrize(("mesh", "talks"), [((2, 1, 1), False), ((1, 2, 1), True)])
 def test_devices_with_the_whole_model_exchange_nothing_until_a_batch_ends(mesh, talks):
-    """`add` runs once a slab, so an exchange in it would be one a slab."""
+    """An exchange in `add` would be one a slab."""
     updater = Updater(CONFIG, replace(BASE, micro_rows=1), ROLES, make_mesh(*mesh))
     program = updater.programs.lower("add", updater.row_multiple, 32).compile().as_text()
     exchanges = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")

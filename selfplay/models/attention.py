@@ -62,6 +62,9 @@ def soften(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
 LEAST = jnp.finfo(jnp.float32).min
 """The score of what is not seen."""
 
+FAR = 88.0
+"""exp(88) = 1.6e38, almost the largest number."""
+
 FEW = 16
 """Numbers along an axis that are as well compared one by one."""
 
@@ -75,6 +78,17 @@ def highest(x: Float[Array, "... S"]) -> Float[Array, "... 1"]:
         half = x.shape[-1] // 2
         x = jnp.maximum(x[..., :half], x[..., half:])
     return x.max(-1, keepdims=True)
+
+
+def masked(scores: Float[Array, "..."], seen: Bool[Array, "..."]) -> Float[Array, "..."]:
+    """Scores where they are seen, and next to nothing elsewhere.
+
+    A CPU's compiler works a mask out again wherever it is read, unless that takes an exponential: so there it is a sum,
+    with what is made once for all layers, and a gradient does not read it.
+    """
+    if jax.default_backend() != "cpu":
+        return jnp.where(seen, scores, LEAST)
+    return scores - jnp.exp(jnp.where(seen, -jnp.inf, FAR))
 
 
 wide = partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -104,7 +118,7 @@ def attend(
     asked = q.reshape(b, t, k.shape[1], -1, h).transpose(0, 2, 3, 1, 4)  # [B K G T H]
     rows = asked.reshape(b, k.shape[1], -1, h)  # [B K GT H]
     scores = wide("bkrh,bkhs->bkrs", rows, k).reshape(*asked.shape[:-1], -1) * scale  # [B K G T S]
-    scores = jnp.where(mask[:, None, None], soften(scores, softcap), LEAST)
+    scores = masked(soften(scores, softcap), mask[:, None, None])
     exps = jnp.exp(scores - jax.lax.stop_gradient(highest(scores)))
     y = wide("bkrs,bksh->bkrh", exps.astype(v.dtype).reshape(*rows.shape[:-1], -1), v)
     y = (y.reshape(asked.shape) / exps.sum(-1, keepdims=True)).astype(v.dtype)
@@ -131,13 +145,12 @@ def _attend_within(
     every = rows.reshape(b, heads, -1, h)  # [B K CGQ H]
     near_mask, far_mask = _near_mask(mask, reach), mask[:, :, :first].reshape(b, 1, chunks, 1, CHUNK, first)
 
-    def masked(found: Array, seen: Array) -> Float[Array, "B K C G Q S"]:
-        scores = soften(found.reshape(*asked.shape[:-1], -1) * scale, softcap)
-        return jnp.where(seen, scores, LEAST)
+    def scored(found: Array, seen: Array) -> Float[Array, "B K C G Q S"]:
+        return masked(soften(found.reshape(*asked.shape[:-1], -1) * scale, softcap), seen)
 
     keys = _windows(k.swapaxes(2, 3), reach).swapaxes(3, 4)  # [B K C H Q+W]
-    near = masked(wide("bkcrh,bkchs->bkcrs", rows, keys), near_mask)
-    far = masked(wide("bkrh,bkhs->bkrs", every, k[..., :first]), far_mask)
+    near = scored(wide("bkcrh,bkchs->bkcrs", rows, keys), near_mask)
+    far = scored(wide("bkrh,bkhs->bkrs", every, k[..., :first]), far_mask)
     top = jnp.maximum(highest(near), highest(far)) if first else highest(near)
     near, far = (jnp.exp(s - jax.lax.stop_gradient(top)) for s in (near, far))
     total = near.sum(-1, keepdims=True) + far.sum(-1, keepdims=True)  # [B K C G Q 1]

@@ -193,3 +193,8 @@ def stay_by_rows(x: Array, mesh: Mesh | None) -> Array:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis, rows, over (data, fsdp): rows come in multiples of `batch_parts`, never copied whole."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def slabs_sharding(mesh: Mesh) -> NamedSharding:
+    """The same for several slabs of rows, [slabs rows ..]."""
+    return NamedSharding(mesh, P(None, BATCH_AXES))
