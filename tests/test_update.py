@@ -20,8 +20,9 @@ from selfplay.models.sharding import make_mesh
 from selfplay.objective import Objective
 from selfplay.optimizer import decay, followed, moved
 from selfplay.packing import Item, minibatches
+from selfplay.programs import SLABS
 from selfplay.records import PolicyRef, Trajectory
-from selfplay.update import Updater
+from selfplay.update import Updater, _calls
 
 CONFIG = ModelConfig(
     family="llama", vocab_size=12, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=32
@@ -181,12 +182,25 @@ def test_gradients_match_one_trajectory_a_row(full, params):
     assert_trees_close(expected, plain, rtol=1e-4, atol=2e-6)
 
 
-def test_micro_batches_padding_and_row_order_change_nothing(full):
+@pytest.mark.parametrize(("rows", "width", "calls"), [(3, 40, 1), (1, 16, 2)])
+def test_micro_batches_padding_and_row_order_change_nothing(full, rows, width, calls):
     _, made, state, _, expected = full
-    micro = Updater(CONFIG, replace(FULL, micro_rows=3, row_tokens=40), ROLES, make_mesh())
+    micro = Updater(CONFIG, replace(FULL, micro_rows=rows, row_tokens=width), ROLES, make_mesh())
     (batch,) = batches(micro, made, seed=9)
-    assert batch.ids.shape[0] // micro.row_multiple > 1
+    slabs = micro._slabs(batch, None)
+    assert 1 < len(slabs) <= SLABS * calls and len(list(_calls(slabs))) == calls
     assert_trees_close(micro.gradients(state, batch), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_call_takes_slabs_of_the_same_arrays():
+    """Those of interference come from several batches, of which some may have candidates, more or fewer."""
+    plain, few, many = (
+        {"ids": np.zeros((1, 4))} | more for more in ({}, *({"kept": np.zeros((1, 4, k))} for k in (2, 4)))
+    )
+    slabs = [plain] * (SLABS + 2) + [few] * 3 + [many, plain]
+    calls = list(_calls(slabs))
+    assert [len(call) for call in calls] == [SLABS, 2, 3, 1, 1]
+    assert all(a is b for a, b in zip([slab for call in calls for slab in call], slabs, strict=True))
 
 
 @pytest.mark.proof  # the short form is in test_scaling.py
