@@ -104,6 +104,7 @@ class Shapes(NamedTuple):
     frozen: Params
     """With LoRA, the base; else nothing."""
     slabs: dict[str, jax.ShapeDtypeStruct]
+    """What a call of `add` takes of them: [SLABS R T] arrays."""
     references: Params | None
 
     @property

@@ -217,10 +217,9 @@ class Updater:
 
     def _together(self, slabs: Sequence[Slab]) -> Rows:
         """Slabs as [SLABS R T] arrays on the mesh, with nothing in those that are missing."""
-        missing = SLABS - len(slabs)
-        stacked = {name: np.stack([slab[name] for slab in slabs]) for name in slabs[0]}
-        padded = {name: np.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))) for name, x in stacked.items()}
-        placed: Rows = place(padded, dict.fromkeys(padded, slabs_sharding(self.mesh)))
+        nothing = [{name: np.zeros_like(x) for name, x in slabs[0].items()}] * (SLABS - len(slabs))
+        stacked = {name: np.stack([slab[name] for slab in (*slabs, *nothing)]) for name in slabs[0]}
+        placed: Rows = place(stacked, dict.fromkeys(stacked, slabs_sharding(self.mesh)))
         return placed
 
     def _slabs(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfplay import update as module
 from selfplay.layout import lay_out, plan_rows, reach_of
 from selfplay.models import forward
-from selfplay.models.attention import CHUNK, Reach, attend, highest, masked
+from selfplay.models.attention import CHUNK, Reach, attend
 from selfplay.models.sharding import make_mesh
 from selfplay.packing import minibatches
 from selfplay.update import Updater
@@ -114,20 +114,3 @@ def test_gradients_scores_and_values_are_those_of_whole_rows(monkeypatch):
         assert reach_of(batch.segment_ids, batch.prefix_ids) == Reach(128, 64)
     for near, whole in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
         np.testing.assert_allclose(near, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
-
-
-@given(st.integers(1, 40), st.integers(0, 2**31 - 1))
-@settings(max_examples=30, deadline=None)
-def test_halves_find_the_largest(width, seed):
-    x = np.random.default_rng(seed).normal(size=(2, width)).astype(np.float32)
-    assert np.array_equal(highest(jnp.asarray(x)), x.max(-1, keepdims=True))
-
-
-@pytest.mark.parametrize("backend", ["cpu", "tpu"])
-def test_what_is_not_seen_weighs_nothing_and_passes_nothing_back(backend, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    scores, seen = jnp.array([3.0, -1e4, 5e4]), jnp.array([True, True, False])
-    assert np.array_equal(masked(scores, seen)[:2], scores[:2])
-    assert np.array_equal(jax.nn.softmax(masked(scores, seen)), [1, 0, 0])
-    slope = jax.grad(lambda x: jnp.exp(masked(x, seen) - 3.0).sum())(scores)
-    assert np.array_equal(slope, [1, 0, 0])
