@@ -67,7 +67,7 @@ def test_attention_within_reach_by_hand():
     t = 3 * CHUNK
     mask = np.eye(t, dtype=bool)[None]
     mask[0, -1, [0, t - 70, t - 66]] = True
-    q, k, v = np.zeros((1, t, 1, 1)), np.zeros((1, 1, 1, t)), np.zeros((1, 1, t, 1))
+    q, k, v = np.zeros((1, t, 1, 1)), np.zeros((1, 1, t, 1)), np.zeros((1, 1, t, 1))
     v[0, 0, [0, t - 70, t - 66, t - 1], 0] = 4, 8, 16, 32
     v[0, 0, t - 2] = 1000
     given = (jnp.asarray(x, jnp.float32) for x in (q, k, v))

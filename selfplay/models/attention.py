@@ -98,7 +98,7 @@ and would copy the scores into one first."""
 
 def attend(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H S"],
+    k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     *,
@@ -117,7 +117,7 @@ def attend(
     b, t, n, h = q.shape
     asked = q.reshape(b, t, k.shape[1], -1, h).transpose(0, 2, 3, 1, 4)  # [B K G T H]
     rows = asked.reshape(b, k.shape[1], -1, h)  # [B K GT H]
-    scores = wide("bkrh,bkhs->bkrs", rows, k).reshape(*asked.shape[:-1], -1) * scale  # [B K G T S]
+    scores = wide("bkrh,bksh->bkrs", rows, k).reshape(*asked.shape[:-1], -1) * scale  # [B K G T S]
     scores = masked(soften(scores, softcap), mask[:, None, None])
     exps = jnp.exp(scores - jax.lax.stop_gradient(highest(scores)))
     y = wide("bkrs,bksh->bkrh", exps.astype(v.dtype).reshape(*rows.shape[:-1], -1), v)
@@ -127,7 +127,7 @@ def attend(
 
 def _attend_within(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B K H T"],
+    k: Float[Array, "B K T H"],
     v: Float[Array, "B K T H"],
     mask: Bool[Array, "B T T"],
     scale: float,
@@ -148,9 +148,8 @@ def _attend_within(
     def scored(found: Array, seen: Array) -> Float[Array, "B K C G Q S"]:
         return masked(soften(found.reshape(*asked.shape[:-1], -1) * scale, softcap), seen)
 
-    keys = _windows(k.swapaxes(2, 3), reach).swapaxes(3, 4)  # [B K C H Q+W]
-    near = scored(wide("bkcrh,bkchs->bkcrs", rows, keys), near_mask)
-    far = scored(wide("bkrh,bkhs->bkrs", every, k[..., :first]), far_mask)
+    near = scored(wide("bkcrh,bkcsh->bkcrs", rows, _windows(k, reach)), near_mask)
+    far = scored(wide("bkrh,bksh->bkrs", every, k[:, :, :first]), far_mask)
     top = jnp.maximum(highest(near), highest(far)) if first else highest(near)
     near, far = (jnp.exp(s - jax.lax.stop_gradient(top)) for s in (near, far))
     total = near.sum(-1, keepdims=True) + far.sum(-1, keepdims=True)  # [B K C G Q 1]

@@ -117,7 +117,7 @@ class Attention(nnx.Module):
         written: KeyValues
         if cache is None:
             written = k, v
-            y = attend(q, k.swapaxes(2, 3), v, here.mask, scale=scale, softcap=c.attn_softcap, reach=here.reach)
+            y = attend(q, k, v, here.mask, scale=scale, softcap=c.attn_softcap, reach=here.reach)
         else:
             written = write(cache, k, v, place.positions)
             y = attend_cached(q, written, here.mask, scale=scale, softcap=c.attn_softcap)

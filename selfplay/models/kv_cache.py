@@ -86,7 +86,7 @@ def with_slots(layer: LayerCache, slots: int) -> LayerCache:
     keys, values, shared = layer
     slots -= layer.first
     if (width := keys.shape[4]) != lanes(slots):
-        return cached(by_slot(keys).swapaxes(2, 3), values, slots)._replace(shared=shared)
+        return cached(by_slot(keys), values, slots)._replace(shared=shared)
     room = slots - values.shape[2]
     blocks, behind = (0, room // width), (0, room)
     keys = jnp.pad(keys, ((0, 0), (0, 0), blocks, (0, 0), (0, 0)))
@@ -97,7 +97,7 @@ def cut(layer: LayerCache, slots: int) -> tuple[Shared, LayerCache]:
     """The first `slots`, a multiple of L, of every row, as rows share them, and the rest."""
     keys, values, _ = layer
     blocks = slots // keys.shape[4]
-    first = by_slot(keys[:, :, :blocks]).swapaxes(2, 3), values[:, :, :slots].swapaxes(2, 3)
+    first = by_slot(keys[:, :, :blocks]), values[:, :, :slots].swapaxes(2, 3)
     return first, LayerCache(keys[:, :, blocks:], values[:, :, slots:])
 
 
@@ -107,14 +107,14 @@ def unshare(layer: LayerCache) -> LayerCache:
         return layer
     each = len(layer.values) // len(layer.shared[1])
     keys, values = (x.repeat(each, axis=0) for x in layer.shared)
-    whole = jnp.concatenate([keys, by_slot(layer.keys).swapaxes(2, 3)], axis=2)
+    whole = jnp.concatenate([keys, by_slot(layer.keys)], axis=2)
     return cached(whole, jnp.concatenate([values.swapaxes(2, 3), layer.values], axis=2), layer.slots)
 
 
-def by_slot(keys: Float[Array, "B K C H L"]) -> Float[Array, "B K H S"]:
-    """Keys with all slots of a row side by side."""
+def by_slot(keys: Float[Array, "B K C H L"]) -> Float[Array, "B K S H"]:
+    """Keys slot by slot, as `attend` and `cached` take them."""
     b, heads, blocks, width, size = keys.shape
-    return keys.swapaxes(2, 3).reshape(b, heads, width, blocks * size)
+    return keys.swapaxes(3, 4).reshape(b, heads, blocks * size, width)
 
 
 def write(

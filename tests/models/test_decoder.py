@@ -67,7 +67,7 @@ def test_llama3_rope_scaling_by_hand():
 def test_gqa_equals_attention_with_repeated_heads():
     keys = jax.random.split(jax.random.key(0), 3)
     q = jax.random.normal(keys[0], (2, 5, 4, 8))
-    k, v = jax.random.normal(keys[1], (2, 2, 8, 5)), jax.random.normal(keys[2], (2, 2, 5, 8))
+    k, v = (jax.random.normal(key, (2, 2, 5, 8)) for key in keys[1:])
     mask = jnp.tril(jnp.ones((1, 5, 5), bool))
     repeated = attend(q, k.repeat(2, axis=1), v.repeat(2, axis=1), mask, scale=8**-0.5)
     np.testing.assert_allclose(attend(q, k, v, mask, scale=8**-0.5), repeated, atol=1e-6)
@@ -76,7 +76,7 @@ def test_gqa_equals_attention_with_repeated_heads():
 def test_attention_by_hand():
     # Scores q.k / sqrt(1) are 0 and log 3, so the weights are 1/4 and 3/4; the third slot is masked.
     q = jnp.ones((1, 1, 1, 1))
-    k = jnp.array([0.0, math.log(3.0), 50.0]).reshape(1, 1, 1, 3)
+    k = jnp.array([0.0, math.log(3.0), 50.0]).reshape(1, 1, 3, 1)
     v = jnp.array([4.0, 8.0, 1000.0]).reshape(1, 1, 3, 1)
     out = attend(q, k, v, jnp.array([[[True, True, False]]]), scale=1.0)
     np.testing.assert_allclose(out.ravel(), [7.0], rtol=1e-6)

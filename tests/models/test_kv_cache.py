@@ -33,7 +33,7 @@ def test_what_is_written_lies_in_its_slot_and_nowhere_else(slots):
     at = jnp.array([[39, 40], [slots - 1, slots]])
     layer = write(cached(keys, values, slots), -keys[:, :, :2], -values[:, :, :2], at)
     expected = np.zeros((2, 1, slots, 4), np.float32)
-    for found, given in ((by_slot(layer[0]).swapaxes(2, 3), keys), (layer[1], values)):
+    for found, given in ((by_slot(layer[0]), keys), (layer[1], values)):
         expected[:, :, :40], expected[:, :, 40:] = given, 0
         expected[0, :, 39:41], expected[1, :, -1] = -given[0, :, :2], -given[1, :, 0]  # the last is past the end
         np.testing.assert_array_equal(found, expected)
@@ -46,7 +46,7 @@ def test_growing_keeps_all_and_adds_nothing():
         layer = with_slots(layer, slots)
         empty = jax.eval_shape(lambda: empty_cache(QWEN3, 2, slots, jnp.float32))[0]  # noqa: B023
         assert layer[0].shape[2] == empty[0].shape[2] and layer[0].shape[4] == empty[0].shape[4]
-        for found, given in ((by_slot(layer[0]).swapaxes(2, 3), keys), (layer[1], values)):
+        for found, given in ((by_slot(layer[0]), keys), (layer[1], values)):
             np.testing.assert_array_equal(found[:, :, :50], given)
             assert found.shape[2] == slots and not found[:, :, 50:].any()
 
@@ -56,7 +56,7 @@ def test_growing_keeps_all_and_adds_nothing():
 def test_attention_is_the_same_over_blocks(slots, tokens):
     q, keys, values = normal(2, tokens, 4, 8), normal(2, 2, slots, 8, key=1), normal(2, 2, slots, 8, key=2)
     mask = normal(2, tokens, slots, key=3) > 0
-    plain = attend(q, keys.swapaxes(2, 3), values, mask, scale=0.3, softcap=20.0)
+    plain = attend(q, keys, values, mask, scale=0.3, softcap=20.0)
     blocks = attend_cached(q, cached(keys, values, slots), mask, scale=0.3, softcap=20.0)
     np.testing.assert_allclose(blocks, plain, atol=1e-6)
 
