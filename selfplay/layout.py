@@ -3,7 +3,8 @@
 Attempts at one task begin with the same prompt. Its tokens but the last become a prefix, laid out once in a row, and
 every attempt a continuation: the last token of the prompt, which predicts its first own one, and what follows. A
 continuation sees its prefix and itself, at the positions that it has alone, so every number is that of the plain form
-but for rounding. Prefixes lie first in their row: what a token sees is there, or close to it.
+but for rounding. Prefixes lie first in their row: what a token sees is there, or close to it. What a row has to spare
+goes between the others, so that they cross the borders of chunks no more often than they must (`Reach`).
 
 A column reads a token and predicts the next one, so a trajectory's last token, which predicts nothing, has none.
 
@@ -146,7 +147,8 @@ def reach_of(segment_ids: np.ndarray, prefix_ids: np.ndarray) -> Reach | None:
         ends = np.append(starts[1:], width)
         shared = np.isin(own[starts], continued[continued != own])
         prefix = int(ends[shared].max(initial=prefix))
-        before = int((ends - starts - 1)[~shared & (own[starts] > 0)].max(initial=before))
+        last = (ends - 1) // CHUNK * CHUNK  # where the chunk of a segment's last token begins
+        before = int((last - starts)[~shared & (own[starts] > 0)].max(initial=before))
     reach = Reach(_chunks(prefix) * CHUNK, _chunks(before) * CHUNK)
     return reach if sum(reach) + CHUNK <= WORTHWHILE * width else None
 
@@ -172,10 +174,13 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
     spots: dict[int, Spot] = {}
     for row, families in enumerate(plan.rows):
         column = segment = 0
-        for shared, index, prefix in _stretches(families):
+        stretches = list(_stretches(families, trajectories))
+        spare = plan.width - sum(end - first for first, end, _, _ in stretches)
+        for first, end, index, prefix in stretches:
             trajectory, segment = trajectories[index], segment + 1
-            first, end = (0, shared) if prefix is None else (shared, columns(trajectory))
             read, predicted = slice(first, end), slice(first + 1, end + 1)
+            if prefix is not None and (gap := _gap(column, end - first)) <= spare:
+                column, spare = column + gap, spare - gap
             at = row, slice(column, column + end - first)
             ids[at], targets[at] = trajectory.ids[read], trajectory.ids[predicted]
             positions[at], reg_mask[at] = np.arange(first, end), trajectory.mask[predicted]
@@ -183,7 +188,7 @@ def lay_out(trajectories: Sequence[Trajectory], plan: Plan, rows: int) -> Rows:
             role_ids[at] = ROLES.index(trajectory.role)
             column += end - first
             if prefix is not None:
-                spots[index] = Spot(*at, shared)
+                spots[index] = Spot(*at, first)
             if kept is not None and prefix is not None and trajectory.kept is not None:
                 kept[at][trajectory.mask[predicted], : trajectory.kept.shape[1]] = trajectory.kept
     order = tuple(spots[i] for i in range(len(trajectories)))
@@ -196,15 +201,24 @@ def _no_candidates(trajectories: Sequence[Trajectory], shape: tuple[int, int]) -
     return np.full((*shape, bucket(max(widths))), NONE, np.int32) if widths else None
 
 
-def _stretches(families: Sequence[Family]) -> Iterator[tuple[int, int, int | None]]:
-    """Segments of a row in order, all prefixes first: tokens of the prefix, whose trajectory, and which segment its
-    prefix is, 0 = none; None = it is a prefix itself."""
+def _stretches(
+    families: Sequence[Family], trajectories: Sequence[Trajectory]
+) -> Iterator[tuple[int, int, int, int | None]]:
+    """Segments of a row in order, all prefixes first: from which token to before which, whose trajectory, and which
+    segment its prefix is, 0 = none; None = it is a prefix itself."""
     alone = [family for family in families if len(family.members) == 1 or not family.shared]
     others = [family for family in families if len(family.members) > 1 and family.shared]
-    yield from ((family.shared, family.members[0], None) for family in others)
+    yield from ((0, family.shared, family.members[0], None) for family in others)
     for segment, family in enumerate(others, start=1):
-        yield from ((family.shared, index, segment) for index in family.members)
-    yield from ((0, index, 0) for family in alone for index in family.members)
+        yield from ((family.shared, columns(trajectories[i]), i, segment) for i in family.members)
+    yield from ((0, columns(trajectories[i]), i, 0) for family in alone for i in family.members)
+
+
+def _gap(column: int, length: int) -> int:
+    """Columns to leave so that what follows lies in as few chunks as it can, and sees less far back."""
+    last = max(length - 1, 0)
+    crosses_more = (column % CHUNK + last) // CHUNK > last // CHUNK
+    return -column % CHUNK if crosses_more else 0
 
 
 def _shared(trajectory: Trajectory) -> int:

@@ -13,8 +13,9 @@ from msgspec import structs
 
 from envs.base import Verdict
 from selfplay.config import Critic, Kl, RoleConfig, Update
-from selfplay.layout import lay_out, plan_rows, row_bucket, row_width
+from selfplay.layout import lay_out, plan_rows, reach_of, row_bucket, row_width
 from selfplay.models import ModelConfig, init_params
+from selfplay.models.attention import Reach
 from selfplay.models.sharding import make_mesh
 from selfplay.packing import Item, minibatches
 from selfplay.records import PolicyRef, Trajectory
@@ -73,6 +74,18 @@ def test_a_shared_prompt_by_hand():
     assert [(s.row, s.columns, s.start) for s in rows.spots] == [
         (0, slice(2, 4), 2), (0, slice(4, 5), 2), (0, slice(5, 8), 0),
     ]  # fmt: skip
+
+
+def test_attempts_cross_no_border_of_chunks_that_they_need_not():
+    made = [trajectory([5] * 64, [i] * 64) for i in range(3)]  # a prefix of 63 columns, attempts of 64
+    wide = lay_out(made, plan_rows(made, 256, share=True), 1)
+    assert [spot.columns for spot in wide.spots] == [slice(64, 128), slice(128, 192), slice(192, 256)]
+    assert reach_of(wide.segment_ids, wide.prefix_ids) == Reach(64, 0)
+    tight = lay_out(made, plan_rows(made, 255, share=True), 1)  # no column to spare
+    assert [spot.columns.start for spot in tight.spots] == [63, 127, 191]
+    unlike = [trajectory([5] * 64, [i] * n) for i, n in enumerate((100, 30, 20))]
+    rows = lay_out(unlike, plan_rows(unlike, 256, share=True), 1)  # 30 would cross at 192
+    assert [spot.columns for spot in rows.spots] == [slice(64, 164), slice(192, 222), slice(222, 242)]
 
 
 def test_a_family_wider_than_a_row_has_its_prompt_in_each():

@@ -33,12 +33,14 @@ def row(width, *segments):
 
 
 def test_reach_by_hand():
-    # A prompt of 70 columns needs two chunks of 64; attempts of 60 and 65, whose last tokens see 59 and 64 back, one.
-    assert reach_of(*row(640, (70, 0), (60, 1), (65, 1))) == Reach(128, 64)
-    assert reach_of(*row(640, (70, 0), (60, 1), (66, 1))) == Reach(128, 128)
+    # A prompt of 70 columns needs two chunks of 64. An attempt in columns 130 to 254 sees, from the chunk that begins
+    # at 192, 62 columns before it: one chunk; up to 256, from there 126: two.
+    assert reach_of(*row(640, (70, 0), (60, 1), (125, 1))) == Reach(128, 64)
+    assert reach_of(*row(640, (70, 0), (60, 1), (127, 1))) == Reach(128, 128)
+    assert reach_of(*row(640, (64, 0), (64, 1), (64, 1))) == Reach(64, 0)
     assert reach_of(*row(640, (30, 0), (90, 0), (60, 2), (20, 1))) == Reach(128, 64)
-    assert reach_of(*row(640, (90, 0), (100, 0), (60, 0))) == Reach(0, 128)
-    assert reach_of(*row(640, (300, 0))) is None and reach_of(*row(630, (70, 0), (60, 1))) is None
+    assert reach_of(*row(640, (90, 0), (100, 0), (60, 0))) == Reach(0, 64)
+    assert reach_of(*row(640, (330, 0))) is None and reach_of(*row(630, (70, 0), (60, 1))) is None
     assert reach_of(*row(640)) == Reach(0, 0)
 
 
