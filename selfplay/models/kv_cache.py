@@ -114,7 +114,7 @@ def unshare(layer: LayerCache) -> LayerCache:
 def by_slot(keys: Float[Array, "B K C H L"]) -> Float[Array, "B K S H"]:
     """Keys slot by slot, as `attend` and `cached` take them."""
     b, heads, blocks, width, size = keys.shape
-    return keys.swapaxes(3, 4).reshape(b, heads, blocks * size, width)
+    return keys.swapaxes(2, 3).reshape(b, heads, width, blocks * size).swapaxes(2, 3)  # runs of slots, and a view
 
 
 def write(
